@@ -1,0 +1,200 @@
+"""The story of one task, on one page; the only place that wires the parts together.
+
+Version, INITIALIZING          what will be done is already planned, nothing is touched yet
+stores and engine answer?      a missing bucket or engine ends the task before the first byte
+inputs download                while the executors' images are pulled
+RUNNING                        executors one after the other, in sibling containers
+outputs upload                 also after an executor failed, those that exist
+the verdict                    end time, why it failed, final state: told whatever happened
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from taskrunner import __version__, events
+from taskrunner.containers.engine import Engine
+from taskrunner.containers.executor import StepResult, run_step
+from taskrunner.containers.images import ensure_image
+from taskrunner.containers.ownership import give_back
+from taskrunner.containers.registry import RegistryLogin, read_docker_config
+from taskrunner.errors import InputMissingError, OutputFailedError, TaskrunnerError, several, the_error_in
+from taskrunner.events import OutputLog, Reporter, rfc3339_nano
+from taskrunner.mounts import host_path
+from taskrunner.report import Report, conclude, failed_step
+from taskrunner.settings import OnExecutorError, Settings
+from taskrunner.staging.download import stage_in
+from taskrunner.staging.upload import stage_out
+from taskrunner.task import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from taskrunner.plan import Plan
+    from taskrunner.storage.opening import Stores
+    from taskrunner.workdir import WorkDir
+
+
+async def run_task(
+    plan: Plan, workdir: WorkDir, stores: Stores, settings: Settings, reporter: Reporter
+) -> Report:
+    """Run the whole task and tell it. Never raises for what can go wrong with a task, nor when cancelled.
+
+    Cancelling the calling task (a stop signal) stops what runs, in a bounded time; the report then says CANCELED.
+    """
+    run = _Run(plan, workdir, stores, settings, reporter)
+    error: BaseException | None = None
+    try:
+        run.tell_beginning()
+        await run.carry_out()
+    except BaseExceptionGroup as group:
+        error = the_error_in(group)
+    except asyncio.CancelledError as cancelled:
+        error = cancelled
+        if (this_task := asyncio.current_task()) is not None:
+            this_task.uncancel()
+    except Exception as raised:  # noqa: BLE001  # told as the verdict, with its traceback
+        error = raised
+    return run.tell_verdict(error)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One task under way: what it works with, and what has happened so far."""
+
+    plan: Plan
+    workdir: WorkDir
+    stores: Stores
+    settings: Settings
+    reporter: Reporter
+    start_time: str = field(default_factory=lambda: rfc3339_nano(time.time_ns()))
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"hostname": socket.gethostname()})
+    steps: list[StepResult] = field(default_factory=list)
+    outputs: tuple[OutputLog, ...] = ()
+
+    def tell_beginning(self) -> None:
+        self.reporter.report(events.Version(version=__version__))
+        self.reporter.report(events.TaskState(state=State.INITIALIZING))
+        self.reporter.report(events.TaskStartTime(start_time=self.start_time))
+        self.reporter.report(events.TaskMetadata(metadata=self.metadata))
+        for path in self.plan.unknown_fields:
+            self.reporter.report(events.UnknownField(field_path=path))
+
+    async def carry_out(self) -> None:
+        await self._check_stores()
+        async with Engine() as engine:
+            try:
+                async with self._pulling(engine) as images:
+                    await stage_in(
+                        self.plan, self.workdir, self.stores, self.settings.transfer, self.reporter
+                    )
+                    self.reporter.report(events.TaskState(state=State.RUNNING))
+                    await self._execute(engine, images)
+            finally:
+                await self._give_back(engine)
+        await self._stage_out()
+
+    async def _check_stores(self) -> None:
+        """Ask every store, inputs' and outputs' alike, whether it could serve; tell all that can't."""
+        errors: dict[str, TaskrunnerError] = {}
+        for url in dict.fromkeys(download.url for download in self.plan.downloads):
+            try:
+                await self.stores.store_for(url).check(url)
+            except TaskrunnerError as error:
+                errors[url] = error
+        for url in dict.fromkeys(upload.url for upload in self.plan.uploads):
+            try:
+                await self.stores.store_for(url).check(url)
+            except InputMissingError as error:
+                errors[url] = OutputFailedError(str(error))
+            except TaskrunnerError as error:
+                errors[url] = error
+        if errors:
+            raise several(list(errors.values()))
+
+    @asynccontextmanager
+    async def _pulling(self, engine: Engine) -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
+        """Every image on its way to the host, side by side; the first that is not to be had ends all."""
+        policy = self.settings.containers.pull_policy
+        config = await asyncio.to_thread(read_docker_config)
+        login = RegistryLogin(config, ecr_login=self.stores.aws.ecr_login)
+        async with asyncio.TaskGroup() as group:
+            pulls = {
+                image: group.create_task(
+                    ensure_image(engine, image, policy=policy, login=login, reporter=self.reporter),
+                    name=f"image {image}",
+                )
+                for image in dict.fromkeys(step.image for step in self.plan.steps)
+            }
+            yield pulls
+            for pull in pulls.values():
+                pull.cancel()
+
+    async def _execute(self, engine: Engine, images: Mapping[str, asyncio.Task[None]]) -> None:
+        for step in self.plan.steps:
+            await run_step(
+                engine,
+                step,
+                workdir=self.workdir,
+                settings=self.settings,
+                reporter=self.reporter,
+                image_ready=images[step.image],
+                on_end=self.steps.append,
+            )
+            if failed_step(self.plan.steps, self.steps) is not None:
+                return
+
+    async def _give_back(self, engine: Engine) -> None:
+        """What executors made as root is the runner's again, so that it can be read and removed."""
+        if os.geteuid() == 0 or not self.steps:
+            return
+        await give_back(
+            engine,
+            host_path(self.workdir.root, self.settings.work.host_paths),
+            task_id=self.plan.task.id,
+            images=[step.image for step in self.plan.steps],
+            uid=os.geteuid(),
+            gid=os.getegid(),
+            reporter=self.reporter,
+        )
+
+    async def _stage_out(self) -> None:
+        failed = failed_step(self.plan.steps, self.steps)
+        if failed is not None and self.settings.on_executor_error is OnExecutorError.SKIP:
+            return
+        staged_out = await stage_out(
+            self.plan,
+            self.workdir,
+            self.stores,
+            self.settings.transfer,
+            self.reporter,
+            succeeded=failed is None,
+        )
+        self.outputs = staged_out.outputs
+        if staged_out.outputs:
+            self.reporter.report(events.TaskOutputs(outputs=staged_out.outputs))
+        if staged_out.errors and failed is None:
+            raise several(staged_out.errors)
+
+    def tell_verdict(self, error: BaseException | None) -> Report:
+        verdict = conclude(error, failed_step(self.plan.steps, self.steps))
+        end_time = rfc3339_nano(time.time_ns())
+        self.reporter.report(events.TaskEndTime(end_time=end_time))
+        if verdict.error is not None:
+            kind = events.ExecError if verdict.state is State.EXECUTOR_ERROR else events.SystemErrorEvent
+            self.reporter.report(kind(error=verdict.error))
+        self.reporter.report(events.TaskState(state=verdict.state))
+        return Report(
+            verdict=verdict,
+            start_time=self.start_time,
+            end_time=end_time,
+            metadata=self.metadata,
+            steps=tuple(self.steps),
+            outputs=self.outputs,
+        )

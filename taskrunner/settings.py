@@ -1,0 +1,128 @@
+"""Everything an operator can set, grouped and frozen, built once by the command line and passed by value.
+
+No other module reads the environment for its own settings (the AWS SDK and the Docker client read their
+customary variables themselves). Each field states its unit and its reason; the options that fill them are
+listed in `docs/settings.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class PullPolicy(StrEnum):
+    """When an executor's image is pulled."""
+
+    ALWAYS = "always"
+    MISSING = "missing"
+    NEVER = "never"
+
+
+class OnExecutorError(StrEnum):
+    """What happens to the outputs when an executor fails."""
+
+    UPLOAD = "upload"
+    """Those that exist are uploaded, a missing one is a warning (Nextflow reads `.exitcode` this way)."""
+    SKIP = "skip"
+    """None is uploaded, as Funnel did before 2026."""
+
+
+class ServerSideEncryption(StrEnum):
+    """S3's server-side encryption of uploaded objects (x-amz-server-side-encryption)."""
+
+    AES256 = "AES256"
+    KMS = "aws:kms"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """A directory of ours and where the Docker host sees the same directory."""
+
+    runner: Path
+    host: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSettings:
+    """Where the task's files live while it runs."""
+
+    work_dir: Path = Path("taskrunner-work")
+    """A task's files are at `<work_dir>/<taskID>/<container path>`; big and fast scratch is best."""
+    allowed_dirs: tuple[Path, ...] = ()
+    """Directories that `file://` URLs and bare paths of a task may reach; none unless told."""
+    leave_work_dir: bool = False
+    """Keep the task's directory afterwards, to look at."""
+    host_paths: tuple[HostPath, ...] = ()
+    """How our paths are called on the Docker host; the longest matching `runner` wins, else the same path."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """What the ordinary AWS environment has no word for; endpoints, regions and keys come from there."""
+
+    unsigned: bool = False
+    """Send requests without credentials, for public buckets."""
+    requester_pays: bool = False
+    """Accept the costs of reading requester-pays buckets."""
+    server_side_encryption: ServerSideEncryption | None = None
+    kms_key_id: str | None = None
+    """The KMS key for `aws:kms`; the bucket's default key when not told."""
+    acl: str | None = None
+    """A canned ACL for uploads, such as bucket-owner-full-control."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How bytes are moved."""
+
+    max_connections: int = 16
+    """Lanes, each a thread with one connection of its own, shared by all files of a phase."""
+    part_bytes: int = 8 * 1024 * 1024
+    """Size of one ranged request; grows where an upload would need more than 10,000 parts."""
+    attempts: int = 8
+    """Tries for one part before its file fails."""
+    retry_seconds: float = 120.0
+    """Longest time spent on retries of one part."""
+    read_timeout_seconds: float = 60.0
+    """How long a connection may stay silent before it is given up and tried anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """How executors' containers are made."""
+
+    pull_policy: PullPolicy = PullPolicy.MISSING
+    read_only_root: bool = True
+    """The image's own files can't be written; the task's mounts and /tmp can."""
+    stop_grace_seconds: float = 10.0
+    """Time between a container's stop signal and SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is told, and where."""
+
+    tail_bytes: int = 10_000
+    """How much of the end of stdout and stderr each stream event carries (Funnel's LogTailSize)."""
+    update_seconds: float = 5.0
+    """Least time between two stream events of one executor (Funnel's LogUpdateRate); 0: one at the end."""
+    events: str | None = None
+    """A path or URL that gets a complete copy of the event lines."""
+    result: str | None = None
+    """A path or URL that gets the final TES Task document, whatever happened."""
+    progress_seconds: float = 30.0
+    """Least time between two progress events in the JSON log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    work: WorkSettings = field(default_factory=WorkSettings)
+    s3: S3Settings = field(default_factory=S3Settings)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
+    on_executor_error: OnExecutorError = OnExecutorError.UPLOAD

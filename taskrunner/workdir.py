@@ -1,0 +1,190 @@
+"""The task's own directory on scratch disk: made, looked into without being led astray, given up.
+
+A task with id T has two directories below `--work-dir`: `T`, whose tree mirrors container paths and is mounted
+piece by piece into executors; and `.T`, which no container ever sees: it holds the lease (a locked file that
+says a live runner owns this task) and files in the making, so that nothing appears in `T` before it is whole.
+
+Executors can leave anything behind, symbolic links above all. A link means what it meant in the container: an
+absolute target starts at the container's root, which here is `T`. `resolve` follows links by that rule and
+refuses those that lead out of what the task mounted; no other module follows links inside `T`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from taskrunner.errors import TransferIOError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_MOST_LINKS = 40  # as the kernel's own limit (path_resolution(7))
+
+
+class EscapingLinkError(Exception):
+    """A symbolic link leads out of the task's directory, or nowhere, or in circles."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDir:
+    """One task's place on scratch disk."""
+
+    root: Path
+    """Mirrors the container: container path `/a/b` is `root/a/b`."""
+    staging: Path
+    """Ours alone: lease and files in the making; on the same file system as `root`."""
+
+    def place(self, container_path: str) -> Path:
+        """Where a container path is on our side; links are not followed."""
+        return self.root / container_path.lstrip("/")
+
+    def partial_path(self) -> Path:
+        """A new name for a file in the making, to be renamed into its place when it is whole."""
+        return self.staging / f"{secrets.token_hex(8)}.partial"
+
+    def resolve(self, container_path: str) -> Path:
+        """Where a container path really is on our side, every link followed as in the container.
+
+        The result is below `root` and has no link in it. It need not exist, if its parent does.
+
+        Raises:
+            EscapingLinkError: a link leads out of `root`, in circles, or to what is not there.
+        """
+        pending = [part for part in reversed(container_path.split("/")) if part not in ("", ".")]
+        here = self.root
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                if here == self.root:
+                    raise EscapingLinkError(f"{container_path} is a link that leads out of the task's directories")
+                here = here.parent
+                continue
+            candidate = here / part
+            target = _link_target(candidate)
+            if target is None:
+                here = candidate
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                raise EscapingLinkError(f"{container_path} leads through too many links (a circle?)")
+            if target.startswith("/"):
+                here = self.root
+            pending.extend(p for p in reversed(target.split("/")) if p not in ("", "."))
+            if not _leads_somewhere(here, pending):
+                raise EscapingLinkError(
+                    f"{container_path} is a link to {target}, which is not in a directory the task mounts"
+                )
+        return here
+
+
+def _link_target(path: Path) -> str | None:
+    try:
+        return str(path.readlink())
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+
+
+def _leads_somewhere(here: Path, pending: list[str]) -> bool:
+    """Whether the first component still to go exists: a link to what no mount holds is refused by its name."""
+    following = next((part for part in reversed(pending)), None)
+    return following is None or following == ".." or os.path.lexists(here / following)
+
+
+@contextmanager
+def leased(root: Path) -> Iterator[WorkDir]:
+    """The work directory at `root`, empty and owned by us for as long as the context lasts.
+
+    What a dead runner left there is removed. Where a live one holds the lease (two runners with one task id on
+    one host), ours stands beside it, with a suffix. The lease is a `flock`, so it ends with our process.
+
+    Raises TransferIOError where the directory can't be made.
+    """
+    try:
+        workdir, lease = _take(root)
+    except OSError as error:
+        raise TransferIOError(
+            f"can't make the work directory {root}: {error.strerror}; choose another with --work-dir"
+        ) from error
+    try:
+        yield workdir
+    finally:
+        shutil.rmtree(workdir.staging, ignore_errors=True)
+        os.close(lease)
+
+
+def _take(root: Path) -> tuple[WorkDir, int]:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    candidate = WorkDir(root, root.with_name(f".{root.name}"))
+    for attempt in range(2, 1000):
+        lease = _lock(candidate.staging)
+        if lease is not None:
+            break
+        candidate = WorkDir(
+            root.with_name(f"{root.name}.{attempt}"), root.with_name(f".{root.name}.{attempt}")
+        )
+    else:
+        raise OSError(errno.EEXIST, "a thousand live runners own this task's directories")
+    if os.path.lexists(candidate.root):
+        remove_tree(candidate.root)
+    make_directory(candidate.root)
+    return candidate, lease
+
+
+def _lock(staging: Path) -> int | None:
+    """The lease's open file, or None where a live runner holds it."""
+    staging.mkdir(mode=0o700, exist_ok=True)
+    lease = os.open(staging / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The former owner may have removed the file between our open and our lock.
+        if os.fstat(lease).st_nlink == 0:
+            os.close(lease)
+            return _lock(staging)
+    except BlockingIOError:
+        os.close(lease)
+        return None
+    return lease
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory (and its parents) that any user in a container may use as Funnel's: mode 0775."""
+    for parent in [*reversed(path.parents), path]:
+        try:
+            parent.mkdir()
+        except FileExistsError:
+            continue
+        parent.chmod(0o775)
+
+
+def remove_tree(path: Path, on_error: Callable[[str, OSError], None] | None = None) -> None:
+    """Remove a directory and everything in it, never following a link.
+
+    What can't be removed is told to `on_error` (path, why) and left; without `on_error` it is raised.
+    """
+
+    def tell(_function: object, failed: str, error: tuple[type, BaseException, object]) -> None:
+        cause = error[1]
+        if isinstance(cause, FileNotFoundError):
+            return
+        if on_error is None or not isinstance(cause, OSError):
+            raise cause
+        on_error(failed, cause)
+
+    shutil.rmtree(path, onerror=tell)
+
+
+def is_regular(mode: int) -> bool:
+    """Whether a stat mode is an ordinary file's: pipes, sockets and devices must never be opened here."""
+    return stat.S_ISREG(mode)
