@@ -1,0 +1,71 @@
+"""Where `--result` and `--events` go: a path of the operator's own, or an s3:// URL.
+
+These are the operator's words, not the task's, so a path needs no `--allow-dir`. A destination is looked at
+before the task begins, so that hours of work don't end with a result that can't be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskrunner.errors import InputMissingError, OutputFailedError, UsageError
+from taskrunner.urls import S3Url, StoreKind, local_path, store_kind
+
+if TYPE_CHECKING:
+    from taskrunner.storage.opening import Stores
+
+
+def path_of(destination: str) -> Path | None:
+    """The local path that a destination names; None for a URL of a store."""
+    kind = store_kind(destination)
+    if kind is StoreKind.LOCAL:
+        return local_path(destination)
+    return None if "://" in destination else Path(destination)
+
+
+async def check_destination(option: str, destination: str, stores: Stores) -> None:
+    """Fail before the task begins where nothing could be written.
+
+    Raises UsageError for a URL that can't be written to, OutputFailedError for a missing directory or bucket.
+    """
+    path = path_of(destination)
+    if path is not None:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise OutputFailedError(
+                f"{option} {destination}: expected a file's path in a directory that exists"
+            )
+        return
+    if store_kind(destination) is not StoreKind.S3 or not S3Url.parse(destination, versioned=False).key:
+        raise UsageError(f"{option} {destination}: expected a path or s3://BUCKET/KEY")
+    try:
+        await stores.store_for(destination).check(destination)
+    except InputMissingError as error:
+        raise OutputFailedError(f"{option} {destination}: {error}") from error
+
+
+async def deliver(destination: str, content: bytes, stores: Stores) -> None:
+    """Write `content` to a destination, whole or not at all.
+
+    Raises TaskrunnerError: OutputFailedError and those of the store.
+    """
+    path = path_of(destination)
+    if path is not None:
+        await asyncio.to_thread(_write, path, content)
+        return
+    from taskrunner.storage.opening import put_bytes  # noqa: PLC0415  # AWS libraries
+
+    await put_bytes(stores, destination, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputFailedError(f"can't write {path}: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,230 @@
+"""The options that commands share, and how they become `Settings`.
+
+Each option names the field of `Settings` it fills, and takes its default from there. Each is also an environment
+variable, TASKRUNNER_ and its name: what a Batch job definition can set. Lists in a variable are separated as in
+PATH. `docs/settings.md` is compared with these by a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from taskrunner.settings import HostPath, OnExecutorError, PullPolicy, ServerSideEncryption, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_DEFAULTS = Settings()
+
+
+class SettingOption(click.Option):
+    """An option `--name`, with its TASKRUNNER_NAME, for one field of `Settings`; a flag has its `--no-name` too.
+
+    `field` is a path into `Settings`, such as `work.work_dir`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        field: str,
+        help_text: str,
+        *,
+        type: click.ParamType[Any] | None = None,  # noqa: A002  # click's word
+        metavar: str | None = None,
+        multiple: bool = False,
+    ) -> None:
+        self.field = field
+        default = _value_at(_DEFAULTS, field)
+        flag = isinstance(default, bool)
+        super().__init__(
+            [f"--{name}/--no-{name}" if flag else f"--{name}"],
+            envvar=f"TASKRUNNER_{name.replace('-', '_').upper()}",
+            show_envvar=True,
+            show_default=default not in (None, ()),
+            help=help_text,
+            type=click.BOOL if flag else type,
+            is_flag=flag,
+            default=default.value if isinstance(default, StrEnum) else default,
+            multiple=multiple,
+            metavar=metavar,
+        )
+
+
+def _value_at(settings: object, field: str) -> object:
+    for name in field.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def settings_from(options: Iterable[click.Parameter], values: Mapping[str, Any]) -> Settings:
+    """The settings that the values of `options` (by click's names) stand for; all other fields keep defaults.
+
+    Raises click.UsageError where two of them don't go together.
+    """
+    settings = _DEFAULTS
+    for option in options:
+        if isinstance(option, SettingOption) and option.name is not None:
+            settings = _replaced(settings, option.field, values[option.name])
+    if settings.s3.kms_key_id and settings.s3.server_side_encryption is not ServerSideEncryption.KMS:
+        raise click.UsageError("--s3-kms-key-id needs --s3-sse aws:kms")
+    return settings
+
+
+def _replaced(settings: Settings, field: str, value: object) -> Settings:
+    group, _, name = field.rpartition(".")
+    if not group:
+        change: dict[str, Any] = {name: value}
+        return dataclasses.replace(settings, **change)
+    inner = dataclasses.replace(getattr(settings, group), **{name: value})
+    return _replaced(settings, group, inner)
+
+
+class _DirectoryType(click.Path):
+    """A directory's path, made absolute; its links are left alone."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(os.path.abspath(os.fsdecode(super().convert(value, param, ctx))))  # noqa: PTH100  # links stay
+
+
+class _HostPathType(click.ParamType[HostPath]):
+    """`RUNNER=HOST`, both absolute."""
+
+    name = "RUNNER=HOST"
+    envvar_list_splitter: ClassVar[str] = os.pathsep
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> HostPath:
+        runner, _, host = str(value).partition("=")
+        if not (runner.startswith("/") and host.startswith("/")):
+            self.fail(f"expected two absolute paths as RUNNER=HOST, got {value!r}", param, ctx)
+        return HostPath(Path(os.path.normpath(runner)), Path(os.path.normpath(host)))
+
+
+class _SecondsType(click.ParamType[float]):
+    """A number of seconds, not negative."""
+
+    name = "SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            self.fail(f"expected seconds, 0 or more, got {value!r}", param, ctx)
+        return seconds
+
+
+class _NameType(click.Choice[str]):
+    """One of an enumeration's values."""
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        self._kind = kind
+        super().__init__([member.value for member in kind])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._kind(super().convert(value, param, ctx))
+
+
+PLANNING = (
+    SettingOption(
+        "work-dir",
+        "work.work_dir",
+        "Scratch disk: a task's files are at DIR/<taskID>/<container path> while it runs.",
+        type=_DirectoryType(),
+        metavar="DIR",
+    ),
+    SettingOption(
+        "allow-dir",
+        "work.allowed_dirs",
+        "Open a local directory to file:// URLs and bare paths of the task. Repeatable.",
+        type=_DirectoryType(),
+        multiple=True,
+        metavar="DIR",
+    ),
+    SettingOption(
+        "host-path",
+        "work.host_paths",
+        "What the Docker host calls a directory of ours, where it differs. Repeatable, the longest match wins.",
+        type=_HostPathType(),
+        multiple=True,
+    ),
+    SettingOption(
+        "read-only-root",
+        "containers.read_only_root",
+        "Executors can't write to their image's own files, only to /tmp and the task's mounts.",
+    ),
+)
+
+S3 = (
+    SettingOption("s3-unsigned", "s3.unsigned", "Ask S3 without credentials, for public buckets."),
+    SettingOption("s3-requester-pays", "s3.requester_pays", "Pay for reading requester-pays buckets."),
+    SettingOption(
+        "s3-sse",
+        "s3.server_side_encryption",
+        "Server-side encryption of uploads.",
+        type=_NameType(ServerSideEncryption),
+    ),
+    SettingOption("s3-kms-key-id", "s3.kms_key_id", "The KMS key for --s3-sse aws:kms.", metavar="ID"),
+    SettingOption(
+        "s3-acl", "s3.acl", "A canned ACL for uploads, such as bucket-owner-full-control.", metavar="ACL"
+    ),
+)
+
+RUNNING = (
+    SettingOption(
+        "result",
+        "logs.result",
+        "Write the final TES Task document here, whatever happens.",
+        metavar="PATH|URL",
+    ),
+    SettingOption("events", "logs.events", "Keep a complete copy of the events here.", metavar="PATH|URL"),
+    SettingOption(
+        "log-tail-bytes",
+        "logs.tail_bytes",
+        "How much of the end of stdout and stderr each stream event carries; 0: no such events.",
+        type=click.IntRange(min=0),
+        metavar="BYTES",
+    ),
+    SettingOption(
+        "log-update-seconds",
+        "logs.update_seconds",
+        "Least time between two stream events of an executor; 0: one at its end.",
+        type=_SecondsType(),
+    ),
+    SettingOption(
+        "progress-seconds",
+        "logs.progress_seconds",
+        "Least time between two progress events in the JSON log.",
+        type=_SecondsType(),
+    ),
+    SettingOption("leave-work-dir", "work.leave_work_dir", "Keep the task's files afterwards, to look at."),
+    SettingOption(
+        "on-executor-error",
+        "on_executor_error",
+        "When an executor fails: upload the outputs that exist, or skip them all.",
+        type=_NameType(OnExecutorError),
+    ),
+    SettingOption(
+        "pull", "containers.pull_policy", "When an executor's image is pulled.", type=_NameType(PullPolicy)
+    ),
+    SettingOption(
+        "stop-grace-seconds",
+        "containers.stop_grace_seconds",
+        "Time between a container's stop signal and SIGKILL when the task is stopped.",
+        type=_SecondsType(),
+    ),
+    SettingOption(
+        "max-connections",
+        "transfer.max_connections",
+        "Connections that carry bytes, shared by all files.",
+        type=click.IntRange(min=1, max=1024),
+        metavar="N",
+    ),
+)

@@ -1,0 +1,115 @@
+"""The task's own directory: made, looked into without being led astray, given up."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskrunner.errors import TransferIOError
+from taskrunner.workdir import EscapingLinkError, WorkDir, leased, make_directory, remove_tree
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> WorkDir:
+    (tmp_path / "T").mkdir()
+    (tmp_path / ".T").mkdir()
+    return WorkDir(tmp_path / "T", tmp_path / ".T")
+
+
+def test_a_plain_path_is_where_the_container_has_it(workdir: WorkDir) -> None:
+    assert workdir.resolve("/a/b") == workdir.root / "a/b"
+
+
+def test_an_absolute_link_starts_at_the_containers_root(workdir: WorkDir) -> None:
+    (workdir.root / "data").mkdir()
+    (workdir.root / "data/x").write_text("x")
+    (workdir.root / "link").symlink_to("/data/x")
+    assert workdir.resolve("/link") == workdir.root / "data/x"
+
+
+def test_a_relative_link_through_a_linked_directory_is_followed(workdir: WorkDir) -> None:
+    (workdir.root / "a/b").mkdir(parents=True)
+    (workdir.root / "a/x").write_text("x")
+    (workdir.root / "a/b/up").symlink_to("../x")
+    (workdir.root / "short").symlink_to("a/b")
+    assert workdir.resolve("/short/up") == workdir.root / "a/x"
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", "../outside", "/absent", "loop"])
+def test_a_link_out_of_the_task_or_nowhere_is_refused(workdir: WorkDir, target: str) -> None:
+    (workdir.root.parent / "outside").write_text("secret")
+    (workdir.root / "loop").symlink_to(target)
+    with pytest.raises(EscapingLinkError, match="loop"):
+        workdir.resolve("/loop")
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from(["..", ".", "a", "l", "m", "up", "/"]), max_size=8))
+def test_no_path_ever_leads_out_of_the_root(parts: list[str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        workdir = WorkDir(Path(scratch) / "T", Path(scratch) / ".T")
+        (workdir.root / "a/a").mkdir(parents=True)
+        (workdir.root / "l").symlink_to("../..")
+        (workdir.root / "a/m").symlink_to("/a/../..")
+        (workdir.root / "a/up").symlink_to("..")
+        try:
+            found = workdir.resolve("/".join(parts))
+        except EscapingLinkError:
+            return
+        assert Path(os.path.realpath(found)).is_relative_to(os.path.realpath(workdir.root))
+
+
+def test_what_a_dead_runner_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "T/old").mkdir(parents=True)
+    with leased(tmp_path / "T") as workdir:
+        assert list(workdir.root.iterdir()) == []
+
+
+def test_two_live_runners_with_one_task_id_stand_side_by_side(tmp_path: Path) -> None:
+    with leased(tmp_path / "T") as first, leased(tmp_path / "T") as second:
+        (first.root / "mine").touch()
+        assert first.root != second.root
+        assert (first.root / "mine").exists()
+
+
+def test_only_the_tasks_own_tree_is_left_when_the_lease_ends(tmp_path: Path) -> None:
+    with leased(tmp_path / "T") as workdir:
+        workdir.partial_path().touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["T"]
+
+
+def test_a_lease_ends_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from taskrunner.workdir import leased\n"
+        "with leased(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "T")], check=False, timeout=30)
+    with leased(tmp_path / "T") as workdir:
+        assert workdir.root == tmp_path / "T"
+
+
+def test_a_work_directory_that_cannot_be_made_is_told_with_the_option_to_change(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TransferIOError, match="--work-dir"), leased(tmp_path / "file/T"):
+        pass
+
+
+def test_a_made_directory_is_open_to_any_user_of_a_container(tmp_path: Path) -> None:
+    make_directory(tmp_path / "a/b")
+    assert [oct((tmp_path / name).stat().st_mode)[-3:] for name in ("a", "a/b")] == ["775", "775"]
+
+
+def test_removing_a_tree_never_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").touch()
+    (tmp_path / "T").mkdir()
+    (tmp_path / "T/link").symlink_to(tmp_path / "precious")
+    remove_tree(tmp_path / "T")
+    assert (tmp_path / "precious/file").exists()
+    assert not (tmp_path / "T").exists()
