@@ -1,0 +1,244 @@
+"""The real Docker engine for tests: one that answers, an image made on the spot, private registries on loopback.
+
+Everything here speaks the Engine API directly and blocking, so that what is tested and what tests it share
+nothing. A machine without an engine or without `docker-registry` fails with a sentence, never silently skips.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import http.client
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BUSYBOX = Path("/bin/busybox")
+REPOSITORY = "taskrunner-test/busybox"
+BARE_REPOSITORY = "taskrunner-test/bare"
+
+USER, PASSWORD = "porter", "open sesame"
+# bcrypt of PASSWORD, the one kind of hash docker-registry takes.
+_HTPASSWD = f"{USER}:$2b$04$SZN72drBu/DIeCOajemxfOUnmHN/IE973sf6Rn4RxyJRtRbkdMKVW\n"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=120)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(
+    method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    """One request to the engine at DOCKER_HOST or its customary socket: HTTP status and body."""
+    host = urllib.parse.urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    connection = (
+        _UnixConnection(host.path)
+        if host.scheme == "unix"
+        else http.client.HTTPConnection(host.hostname or "localhost", host.port or 2375, timeout=120)
+    )
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def containers_of(task_id: str) -> list[str]:
+    """The names of all containers, running or not, that carry a task's label."""
+    filters = urllib.parse.quote(json.dumps({"label": [f"taskrunner.task-id={task_id}"]}))
+    _, body = ask("GET", f"/containers/json?all=1&filters={filters}")
+    return [container["Names"][0].lstrip("/") for container in json.loads(body)]
+
+
+def remove_image(reference: str) -> None:
+    """Take a name off an image (and the image away, if that was its last name)."""
+    ask("DELETE", f"/images/{reference}?force=1")
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """An engine that answers."""
+    try:
+        status, _ = ask("GET", "/_ping")
+    except OSError as error:
+        pytest.fail(f"no Docker engine answers ({error}): `make test` starts one")
+    assert status == 200
+
+
+@pytest.fixture(scope="session")
+def busybox_image(docker_engine: None) -> str:
+    """An image with busybox and its applets as links, `/tmp`, and PATH; named after its content."""
+    _require_busybox()
+    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    with _tar() as (archive, packed):
+        for directory in ("bin", "usr/bin", "tmp", "dev", "proc", "sys", "etc"):
+            _add_directory(archive, directory, 0o1777 if directory == "tmp" else 0o755)
+        _add_program(archive, "bin/busybox")
+        for applet in applets:
+            if applet != "busybox":
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
+                archive.addfile(link)
+    return _imported(REPOSITORY, packed.getvalue(), "ENV PATH=/bin:/usr/bin")
+
+
+@pytest.fixture(scope="session")
+def bare_image(docker_engine: None) -> str:
+    """An image that holds one static program, its entry point `/busybox`, and nothing else: no shell, no links."""
+    _require_busybox()
+    with _tar() as (archive, packed):
+        _add_program(archive, "busybox")
+    return _imported(BARE_REPOSITORY, packed.getvalue(), 'ENTRYPOINT ["/busybox"]')
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A private registry on loopback; `host` is `127.0.0.1:PORT`, which engines use without TLS."""
+
+    host: str
+    auth: dict[str, str]
+
+    def push(self, image: str, name: str) -> str:
+        """Store an image of the engine's as `HOST/name` (with a tag) and return that; the engine forgets it again."""
+        repository, tag = f"{self.host}/{name.partition(':')[0]}", name.partition(":")[2]
+        status, body = ask("POST", f"/images/{image}/tag?repo={repository}&tag={tag}")
+        assert status == 201, body
+        header = base64.urlsafe_b64encode(json.dumps(self.auth).encode()).decode()
+        status, body = ask(
+            "POST", f"/images/{repository}/push?tag={tag}", headers={"X-Registry-Auth": header}
+        )
+        assert status == 200, body
+        assert b'"error"' not in body, body
+        remove_image(f"{repository}:{tag}")
+        return f"{repository}:{tag}"
+
+
+@pytest.fixture(scope="session")
+def open_registry(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that lets everybody in."""
+    with _registry(tmp_path_factory.mktemp("registry"), locked=False) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def locked_registry(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that wants USER and PASSWORD."""
+    with _registry(tmp_path_factory.mktemp("registry"), locked=True) as registry:
+        yield registry
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _registry(directory: Path, *, locked: bool) -> Iterator[Registry]:
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.fail(
+            "Debian's docker-registry is missing (apt-get install docker-registry): `make test` installs it"
+        )
+    host = f"127.0.0.1:{free_port()}"
+    config: dict[str, object] = {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
+        "http": {"addr": host},
+    }
+    if locked:
+        (directory / "htpasswd").write_text(_HTPASSWD)
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
+    # JSON is YAML.
+    (directory / "config.yml").write_text(json.dumps(config))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([program, "serve", directory / "config.yml"], stdout=log, stderr=log)
+    try:
+        _await_registry(process, host, directory / "log")
+        auth = {"username": USER, "password": PASSWORD, "serveraddress": host} if locked else {}
+        yield Registry(host, auth)
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _await_registry(process: subprocess.Popen[bytes], host: str, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(host, timeout=5)
+        try:
+            connection.request("GET", "/v2/")
+            if connection.getresponse().status in (200, 401):
+                return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    pytest.fail(f"docker-registry did not answer at {host}: {log.read_text()}")
+
+
+def _require_busybox() -> None:
+    if not BUSYBOX.exists():
+        pytest.fail("there is no /bin/busybox (apt-get install busybox-static): `make test` installs it")
+
+
+@contextmanager
+def _tar() -> Iterator[tuple[tarfile.TarFile, io.BytesIO]]:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        yield archive, packed
+
+
+def _add_directory(archive: tarfile.TarFile, name: str, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, mode
+    archive.addfile(entry)
+
+
+def _add_program(archive: tarfile.TarFile, name: str) -> None:
+    program = BUSYBOX.read_bytes()
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(program), 0o755
+    archive.addfile(entry, io.BytesIO(program))
+
+
+def _imported(repository: str, packed: bytes, change: str) -> str:
+    """The image of a tar, made once per content and machine, however many test processes want it."""
+    tag = hashlib.sha256(packed + change.encode()).hexdigest()[:12]
+    with (Path(tempfile.gettempdir()) / "taskrunner-test-images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, _ = ask("GET", f"/images/{repository}:{tag}/json")
+        if status == 404:
+            query = urllib.parse.urlencode(
+                {"fromSrc": "-", "repo": repository, "tag": tag, "changes": change}
+            )
+            headers = {"Content-Type": "application/x-tar"}
+            status, body = ask("POST", f"/images/create?{query}", packed, headers)
+            assert status == 200, body
+            assert b'"error"' not in body, body
+    return f"{repository}:{tag}"
