@@ -1,0 +1,71 @@
+"""One event of every kind, for tests that look at all of them."""
+
+from __future__ import annotations
+
+from taskrunner import events
+from taskrunner.events import Event
+
+NOON_NS = 1_577_880_000_120_000_000
+"""2020-01-01T12:00:00.12Z"""
+
+ETAG = '"900150983cd24fb0d6963f7d28e17f72"'
+CONTAINER = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
+
+SAMPLES: tuple[Event, ...] = (
+    events.Version(version="0.1.0"),
+    events.TaskState(state="RUNNING"),
+    events.TaskStartTime(start_time="2020-01-01T12:00:00.12Z"),
+    events.TaskEndTime(end_time="2020-01-01T12:00:00.12Z"),
+    events.TaskMetadata(metadata={"hostname": "ip-10-0-0-7"}),
+    events.TaskOutputs(
+        outputs=(events.OutputLog(url="s3://results/sum.txt", path="/res/sum.txt", size_bytes=33),)
+    ),
+    events.DownloadStarted(url="s3://data/a.txt"),
+    events.DownloadFinished(url="s3://data/a.txt", size=3, etag=ETAG),
+    events.DownloadFailed(url="s3://data/a.txt", error="there is no s3://data/a.txt"),
+    events.DownloadDirectoryEmpty(url="s3://data/tree/"),
+    events.UploadStarted(url="s3://results/sum.txt"),
+    events.UploadFinished(url="s3://results/sum.txt", size=33, etag=ETAG),
+    events.UploadFailed(url="s3://results/sum.txt", error="the executors made no /res/sum.txt"),
+    events.UploadDirectoryEmpty(url="s3://results/tree/"),
+    events.ExecutorStartTime(start_time="2020-01-01T12:00:00.12Z"),
+    events.ExecutorEndTime(end_time="2020-01-01T12:00:00.12Z"),
+    events.ExecutorExitCode(exit_code=0),
+    events.ExecutorStdout(stdout="900150983cd24fb0d6963f7d28e17f72  /data/a\n"),
+    events.ExecutorStderr(stderr="md5sum: /data/b: No such file or directory\n"),
+    events.RunningCommand(
+        cmd="docker run -i --read-only --rm --name d2q0f2t5v1mg00a1b2c3-0 "
+        "-v /scratch/d2q0f2t5v1mg00a1b2c3/tmp:/tmp:rw "
+        "-v /scratch/d2q0f2t5v1mg00a1b2c3/data/a:/data/a:ro busybox md5sum /data/a"
+    ),
+    events.ContainerMetadata(
+        container_id=CONTAINER,
+        container_name="/d2q0f2t5v1mg00a1b2c3-0",
+        container_image_hash=f"sha256:{CONTAINER}",
+    ),
+    events.StoppingContainer(container="d2q0f2t5v1mg00a1b2c3-0"),
+    events.PullFailed(error="there is no image busybox:absent in docker.io"),
+    events.LogFilesFailed(error="the executor's stdin /data/in is not there"),
+    events.ExecError(error="exit status 2"),
+    events.SystemErrorEvent(error="there is no s3://data/a.txt"),
+    events.UnknownField(field_path="executors[0].surprise"),
+    events.ImagePullStarted(image="busybox"),
+    events.ImagePullFinished(image="busybox", seconds=1.25),
+    events.OutputMissing(url="s3://results/sum.txt", path="/res/sum.txt"),
+    events.OutputSkipped(path="/res/socket", reason="it is a socket"),
+    events.WorkDirNotRemoved(path="/scratch/d2q0f2t5v1mg00a1b2c3/res", error="Permission denied"),
+    events.ContainerNotRemoved(container="d2q0f2t5v1mg00a1b2c3-0", error="the engine does not answer"),
+    events.OwnershipNotChanged(path="/scratch/d2q0f2t5v1mg00a1b2c3/res", error="the engine does not answer"),
+    events.LogStreamLost(stream="standard error", error="[Errno 32] Broken pipe"),
+    events.DownloadProgress(
+        bytes_done=512_000_000,
+        bytes_total=2_048_000_000,
+        files_done=1,
+        files_total=3,
+        bytes_per_second=256_000_000,
+    ),
+    events.UploadProgress(
+        bytes_done=1_000, bytes_total=4_000, files_done=1, files_total=4, bytes_per_second=1_000
+    ),
+)
+"""In the order of the vocabulary; times are when the tests began, so pass `timestamp_ns` where they matter."""
