@@ -144,8 +144,9 @@ class SeveralError(TaskrunnerError):
 
 
 def several(errors: Sequence[TaskrunnerError]) -> TaskrunnerError:
-    """One error for all of `errors` (at least one): itself when single, else a `SeveralError`."""
-    return errors[0] if len(errors) == 1 else SeveralError(errors)
+    """One error for all of `errors` (at least one), those that say the same told once."""
+    different = {str(error): error for error in errors}
+    return errors[0] if len(different) == 1 else SeveralError(different.values())
 
 
 def the_error_in(group: BaseExceptionGroup[BaseException]) -> BaseException:

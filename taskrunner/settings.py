@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from taskrunner.retrying import Patience
+
+_TRANSFER_PATIENCE = Patience(attempts=8, timeout_seconds=120.0)
+
 
 class PullPolicy(StrEnum):
     """When an executor's image is pulled."""
@@ -81,10 +85,8 @@ class TransferSettings:
     """Lanes, each a thread with one connection of its own, shared by all files of a phase."""
     part_bytes: int = 8 * 1024 * 1024
     """Size of one ranged request; grows where an upload would need more than 10,000 parts."""
-    attempts: int = 8
-    """Tries for one part before its file fails."""
-    retry_seconds: float = 120.0
-    """Longest time spent on retries of one part."""
+    patience: Patience = _TRANSFER_PATIENCE
+    """Tries for one part (or one question to a store) before its file fails."""
     read_timeout_seconds: float = 60.0
     """How long a connection may stay silent before it is given up and tried anew."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +57,17 @@ async def deliver(destination: str, content: bytes, stores: Stores) -> None:
     if path is not None:
         await asyncio.to_thread(_write, path, content)
         return
-    from taskrunner.storage.opening import put_bytes  # noqa: PLC0415  # AWS libraries
+    with tempfile.NamedTemporaryFile(prefix="taskrunner-") as file:
+        file.write(content)
+        file.flush()
+        await deliver_file(destination, Path(file.name), stores)
 
-    await put_bytes(stores, destination, content)
+
+async def deliver_file(url: str, path: Path, stores: Stores) -> None:
+    """Put the file at `path` to a URL. Raises TaskrunnerError."""
+    from taskrunner.storage.opening import put_file  # noqa: PLC0415  # AWS libraries
+
+    await put_file(stores, url, path)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskrunner.cli.deliver import check_destination, deliver, path_of
+from taskrunner.cli.deliver import check_destination, deliver, deliver_file, path_of
 from taskrunner.cli.options import PLANNING, RUNNING, S3, settings_from
 from taskrunner.cli.source import PARAMETERS, read_document
 from taskrunner.errors import ExitCode, TaskrunnerError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
 
     from taskrunner.cli.telling import Telling
@@ -141,13 +141,13 @@ async def _deliver_result(
     if settings.logs.result is None:
         return []
     document = result_document(plan.task, report, told.log.system_logs)
-    return await _failures_of(settings.logs.result, _as_bytes(document), stores)
+    return await _failures_of(deliver(settings.logs.result, _as_bytes(document), stores))
 
 
 async def _deliver_events(copy: Path | None, settings: Settings, stores: Stores) -> list[TaskrunnerError]:
     if copy is None or settings.logs.events is None or path_of(settings.logs.events) is not None:
         return []
-    return await _failures_of(settings.logs.events, await asyncio.to_thread(copy.read_bytes), stores)
+    return await _failures_of(deliver_file(settings.logs.events, copy, stores))
 
 
 async def _deliver_rejection(error: TaskrunnerError, settings: Settings, stores: Stores) -> None:
@@ -156,15 +156,14 @@ async def _deliver_rejection(error: TaskrunnerError, settings: Settings, stores:
 
     if settings.logs.result is None:
         return
-    for failure in await _failures_of(
-        settings.logs.result, _as_bytes(rejection_document(str(error))), stores
-    ):
+    document = rejection_document(str(error))
+    for failure in await _failures_of(deliver(settings.logs.result, _as_bytes(document), stores)):
         click.echo(f"Error: {failure}", err=True)
 
 
-async def _failures_of(destination: str, content: bytes, stores: Stores) -> list[TaskrunnerError]:
+async def _failures_of(delivery: Awaitable[None]) -> list[TaskrunnerError]:
     try:
-        await deliver(destination, content, stores)
+        await delivery
     except TaskrunnerError as error:
         return [error]
     return []

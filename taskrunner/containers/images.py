@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import stamina
-
 from taskrunner.containers.engine import RefusedError
 from taskrunner.containers.registry import parse_reference
 from taskrunner.errors import ImageUnavailableError, TransientError
 from taskrunner.events import ImagePullFinished, ImagePullStarted, PullFailed
+from taskrunner.retrying import Patience
 from taskrunner.settings import PullPolicy
 
 if TYPE_CHECKING:
@@ -26,14 +25,7 @@ if TYPE_CHECKING:
     from taskrunner.events import Reporter
 
 
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How patient a pull is: tries, and the wait before the second one (each further wait is twice as long)."""
-
-    attempts: int = 4
-    wait_seconds: float = 1.0
-    timeout_seconds: float = 30.0
-    """No further try begins later than this."""
+PULL_PATIENCE = Patience(attempts=4, timeout_seconds=30.0, first_wait_seconds=1.0, longest_wait_seconds=8.0)
 
 
 class PullFault(Enum):
@@ -86,7 +78,7 @@ async def ensure_image(
     policy: PullPolicy,
     login: RegistryLogin,
     reporter: Reporter,
-    retries: Retries = Retries(),
+    patience: Patience = PULL_PATIENCE,
 ) -> None:
     """See that an image is on the engine's host, by the pull policy (`always`: a pull that fails is a failure).
 
@@ -105,7 +97,7 @@ async def ensure_image(
     reporter.report(ImagePullStarted(image=image))
     begun = time.monotonic()
     try:
-        await _Pull(engine, image, reference, login).persistently(retries)
+        await _Pull(engine, image, reference, login).persistently(patience)
     except (ImageUnavailableError, TransientError) as error:
         reporter.report(PullFailed(error=str(error)))
         raise ImageUnavailableError(str(error)) from error
@@ -120,16 +112,8 @@ class _Pull:
     reference: ImageReference
     login: RegistryLogin
 
-    async def persistently(self, retries: Retries) -> None:
-        attempts = stamina.retry_context(
-            on=TransientError,
-            attempts=retries.attempts,
-            timeout=retries.timeout_seconds,
-            wait_initial=retries.wait_seconds,
-            wait_max=8 * retries.wait_seconds,
-            wait_jitter=retries.wait_seconds,
-        )
-        async for attempt in attempts:
+    async def persistently(self, patience: Patience) -> None:
+        async for attempt in patience.tries():
             with attempt:
                 await self.once()
 

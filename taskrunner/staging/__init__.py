@@ -2,6 +2,6 @@
 
 `download` and `upload` tell the two stories. Both cut files into parts (`parts`, pure) and let a fixed number
 of lanes (`lanes`: threads with a connection each) carry them, while the event loop decides what comes next,
-tries again (`retrying`) and tells how far it is (`progress`). What a task's outputs are is found out by
+tries again and tells how far it is (`progress`). What a task's outputs are is found out by
 `outputs`, with `patterns` for names with wildcards.
 """

@@ -28,7 +28,6 @@ from taskrunner.staging.files import PartialFile, make_placeholder, try_link, wr
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.parts import download_parts
 from taskrunner.staging.progress import Tally, told
-from taskrunner.staging.retrying import tries
 from taskrunner.storage.store import FileSlice, Part, StoredObject
 from taskrunner.task import FileType
 from taskrunner.urls import StoreKind, store_kind
@@ -52,7 +51,8 @@ class _Transfer:
     parts: tuple[Part, ...]
     original: Path | None
     """A local file that may be linked instead of copied."""
-    started: bool = False
+    told: bool
+    """Whether its start was told; a file named by itself is told before it is looked up."""
     failed: bool = False
     parts_left: int = field(init=False)
     received_bytes: int = 0
@@ -110,20 +110,18 @@ class _Downloads:
                     found[number] = await self._look_up_one(download)
                 except TaskrunnerError as error:
                     errors[number] = error
+                    self._reporter.report(DownloadFailed(url=download.url, error=str(error)))
 
         async with asyncio.TaskGroup() as group:
             for number in range(min(self._settings.max_connections, len(self._plan.downloads))):
                 group.create_task(worker(), name=f"look-up-{number}")
-        for number in sorted(errors):
-            url = self._plan.downloads[number].url
-            self._reporter.report(DownloadStarted(url=url))
-            self._reporter.report(DownloadFailed(url=url, error=str(errors[number])))
         if errors:
             raise several([errors[number] for number in sorted(errors)])
         return [one for number in sorted(found) for one in found[number]]
 
     async def _look_up_one(self, download: Download) -> list[_Transfer]:
         if download.type is FileType.FILE:
+            self._reporter.report(DownloadStarted(url=download.url))
             return [self._transfer(download, await self._stat(download.url), download.target)]
         found = await self._list(download.url)
         if not found:
@@ -138,13 +136,13 @@ class _Downloads:
         return frozenset([*files, *(item.target for item in self._plan.contents)])
 
     async def _stat(self, url: str) -> StoredObject:
-        async for attempt in tries(self._settings):
+        async for attempt in self._settings.patience.tries():
             with attempt:
                 return await self._stores.store_for(url).stat(url)
         raise AssertionError("the last try either returns or raises")
 
     async def _list(self, url: str) -> list[StoredObject]:
-        async for attempt in tries(self._settings):
+        async for attempt in self._settings.patience.tries():
             with attempt:
                 return [one async for one in self._stores.store_for(url).list_directory(url)]
         raise AssertionError("the last try either returns or raises")
@@ -161,6 +159,7 @@ class _Downloads:
                 found.size_bytes, self._settings.part_bytes, ranged=found.ranged and not linkable
             ),
             original=Path(found.location) if linkable and found.location else None,
+            told=download.type is FileType.FILE,
         )
 
     async def carry(self, transfers: Sequence[_Transfer]) -> None:
@@ -184,8 +183,8 @@ class _Downloads:
     async def _fetch(self, lane: Lane, item: tuple[_Transfer, Part]) -> None:
         transfer, part = item
         url = transfer.found.url
-        if not transfer.started:
-            transfer.started = True
+        if not transfer.told:
+            transfer.told = True
             self._reporter.report(DownloadStarted(url=url))
         try:
             size_bytes = await self._fetch_part(lane, transfer, part)
@@ -223,7 +222,7 @@ class _Downloads:
         if piece.length == 0:
             return
         store = self._stores.store_for(found.url)
-        async for attempt in tries(self._settings):
+        async for attempt in self._settings.patience.tries():
             with attempt:
                 if piece.done and not found.ranged:
                     piece.done = 0

@@ -31,7 +31,7 @@ class PartialFile:
         self._fd: int | None = None
 
     def open(self) -> int:
-        """The file's descriptor; the first call makes the file and reserves its space on disk."""
+        """The file's descriptor; the first call makes the file, in its full size."""
         with self._opening:
             if self._fd is None:
                 self._fd = self._create()
@@ -40,9 +40,13 @@ class PartialFile:
     def _create(self) -> int:
         try:
             fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            if self._size_bytes:
-                os.truncate(fd, self._size_bytes)
         except OSError as error:
+            raise disk_trouble(self._target, error) from error
+        try:
+            os.truncate(fd, self._size_bytes or 0)
+        except OSError as error:
+            os.close(fd)
+            self._partial.unlink()
             raise disk_trouble(self._target, error) from error
         return fd
 

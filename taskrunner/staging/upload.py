@@ -30,7 +30,6 @@ from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
 from taskrunner.staging.parts import upload_parts
 from taskrunner.staging.progress import Tally, told
-from taskrunner.staging.retrying import tries
 from taskrunner.storage.store import FileSlice, Part, StoredObject, Upload
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class _Uploads:
                     raise transfer.error
                 self._reporter.report(UploadStarted(url=transfer.file.url))
                 store = self._stores.store_for(transfer.file.url)
-                async for attempt in tries(self._settings):
+                async for attempt in self._settings.patience.tries():
                     with attempt:
                         transfer.upload = await store.begin_upload(transfer.file.url, transfer.parts)
             assert transfer.upload is not None  # noqa: S101  # the last try returns or raises
@@ -188,7 +187,7 @@ class _Uploads:
         piece = FileSlice(fd, part.offset, part.length)
         try:
             async with self._tally.watching(piece):
-                async for attempt in tries(self._settings):
+                async for attempt in self._settings.patience.tries():
                     with attempt:
                         piece.done = 0
                         writing = await upload.write_part(part)
@@ -200,7 +199,7 @@ class _Uploads:
         raise AssertionError("the last try either returns or raises")
 
     async def _complete(self, upload: Upload, receipts: Sequence[str]) -> StoredObject:
-        async for attempt in tries(self._settings):
+        async for attempt in self._settings.patience.tries():
             with attempt:
                 return await upload.complete(receipts)
         raise AssertionError("the last try either returns or raises")

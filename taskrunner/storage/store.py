@@ -13,6 +13,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from taskrunner.errors import TransferIOError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
@@ -53,9 +55,17 @@ class FileSlice:
     done: int = 0
 
     def append(self, chunk: memoryview) -> None:
-        """Write the next bytes at their place. Raises OSError (disk full)."""
+        """Write the next bytes at their place.
+
+        Raises TransferIOError where the disk takes no more; a plain OSError would look like the network's.
+        """
         while chunk:
-            written = os.pwrite(self.fd, chunk, self.offset + self.done)
+            try:
+                written = os.pwrite(self.fd, chunk, self.offset + self.done)
+            except OSError as error:
+                raise TransferIOError(
+                    f"can't write to the local disk: {error.strerror}; is there enough space on it?"
+                ) from error
             self.done += written
             chunk = chunk[written:]
 

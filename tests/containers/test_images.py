@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 
 from taskrunner.containers.engine import Engine
-from taskrunner.containers.images import PullFault, Retries, ensure_image, pull_fault
+from taskrunner.containers.images import PullFault, ensure_image, pull_fault
 from taskrunner.containers.registry import RegistryLogin
 from taskrunner.errors import ImageUnavailableError
 from taskrunner.events import ImagePullStarted, PullFailed
+from taskrunner.retrying import Patience
 from taskrunner.settings import PullPolicy
 from tests.containers.conftest import Recorder
 from tests.engine import PASSWORD, USER, Registry, ask, free_port, remove_image
 
 ANONYMOUS = RegistryLogin({})
 PULLED = ["image pull started", "image pull finished"]
+
+
+PATIENCE = Patience(attempts=2, timeout_seconds=30.0, first_wait_seconds=0.01)
 
 
 async def ensure(
@@ -31,18 +35,16 @@ async def ensure(
     login: RegistryLogin = ANONYMOUS,
 ) -> Recorder:
     reporter = Recorder()
-    retries = Retries(attempts=2, wait_seconds=0.01)
-    await ensure_image(engine, image, policy=policy, login=login, reporter=reporter, retries=retries)
+    await ensure_image(engine, image, policy=policy, login=login, reporter=reporter, patience=PATIENCE)
     return reporter
 
 
 async def refused(engine: Engine, image: str, *, login: RegistryLogin = ANONYMOUS) -> str:
     """The sentence for an image that can't be pulled, which is told as an event and raised."""
     reporter = Recorder()
-    retries = Retries(attempts=2, wait_seconds=0.01)
     with pytest.raises(ImageUnavailableError) as caught:
         await ensure_image(
-            engine, image, policy=PullPolicy.ALWAYS, login=login, reporter=reporter, retries=retries
+            engine, image, policy=PullPolicy.ALWAYS, login=login, reporter=reporter, patience=PATIENCE
         )
     assert reporter.messages == ["image pull started", "failed to pull docker image"]
     assert reporter.last(PullFailed)["unknown"] == str(caught.value)
