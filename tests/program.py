@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,12 @@ def run(
     *options: str | Path,
     env: Mapping[str, str] | None = None,
     stop_after: str | None = None,
+    on_event: Mapping[str, Callable[[], None]] | None = None,
 ) -> Ended:
-    """Run a task with its files below `tmp_path`/work; SIGTERM follows the first event named `stop_after`."""
+    """Run a task with its files below `tmp_path`/work.
+
+    SIGTERM follows the first event named `stop_after`; `on_event` is what to do at others, by their names.
+    """
     task_id = f"test-{uuid4().hex[:12]}"
     document = tmp_path / f"{task_id}.json"
     document.write_text(json.dumps({"id": task_id, **task}))
@@ -89,6 +93,9 @@ def run(
         lines: list[str] = []
         for line in process.stderr:
             lines.append(line)
+            for name, action in (on_event or {}).items():
+                if f'"msg":"{name}"' in line:
+                    action()
             if stop_after is not None and f'"msg":"{stop_after}"' in line:
                 process.send_signal(signal.SIGTERM)
                 stop_after = None

@@ -4,19 +4,21 @@ import base64
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engine import busybox_image, containers_of, docker_engine
+from tests.engine import Registry, busybox_image, containers_of, docker_engine, open_registry
 from tests.program import environment, run, typed
-from tests.servers import S3Server
+from tests.servers import S3Server, raw_server, read_head
 
-__all__ = ["busybox_image", "docker_engine"]
+__all__ = ["busybox_image", "docker_engine", "open_registry"]
 
 
 def shell(image: str, script: str, **more: Any) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def test_executors_see_the_same_volumes_inputs_and_tmp(tmp_path: Path, busybox_i
         ],
     }
     ended = run(task, tmp_path)
-    assert (ended.exit_code, ended.fields("EXECUTOR_STDOUT", "stdout")) == (0, ["one\ntwo\n"])
+    assert (ended.exit_code, ended.fields("EXECUTOR_STDOUT", "stdout")[-1]) == (0, "one\ntwo\n")
 
 
 def test_input_and_output_may_be_one_path(tmp_path: Path, s3: S3Server, busybox_image: str) -> None:
@@ -269,6 +271,47 @@ def test_the_document_comes_from_wherever_it_is(
         arguments = [f"s3://{bucket}/t.json"]
     exit_code, _, stderr = typed("run", *arguments, "--work-dir", tmp_path / "work", stdin=document)
     assert (exit_code, "COMPLETE" in stderr) == (0, True)
+
+
+def test_images_are_pulled_while_inputs_download(
+    tmp_path: Path, busybox_image: str, open_registry: Registry
+) -> None:
+    image = open_registry.push(busybox_image, f"{tmp_path.name}:1")
+    pulled = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        body = b"x" if pulled.wait(60) else b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n" + body)
+
+    with raw_server(serve) as url:
+        task = {
+            "inputs": [{"url": f"{url}/x", "path": "/data/x"}],
+            "executors": [{"image": image, "command": ["true"]}],
+        }
+        ended = run(task, tmp_path, on_event={"image pull finished": pulled.set})
+    assert ended.exit_code == 0
+    assert ended.messages.index("image pull finished") < ended.messages.index("download finished")
+
+
+def test_an_image_that_is_not_to_be_had_ends_the_downloads(
+    tmp_path: Path, open_registry: Registry
+) -> None:
+    stopped = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        stopped.wait(60)
+
+    with raw_server(serve) as url:
+        task = {
+            "inputs": [{"url": f"{url}/x", "path": "/data/x"}],
+            "executors": [{"image": f"{open_registry.host}/absent:1", "command": ["true"]}],
+        }
+        ended = run(task, tmp_path)
+        stopped.set()
+    assert (ended.exit_code, ended.states[-1]) == (69, "SYSTEM_ERROR")
+    assert "absent:1" in ended.fields("System error", "error")[0]
 
 
 AS_NOBODY = """

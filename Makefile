@@ -1,0 +1,41 @@
+# What people type, and what .ci/run calls. Targets with a stamp file do nothing when it is newer than its sources.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?= -n auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/.installed ## make .venv with the command `taskrunner` and the tools for development (PYTHON=… chooses the Python)
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml scripts/make-venv
+	@scripts/make-venv "$(PYTHON)" $(VENV)
+	@touch $@
+
+demo: setup ## run a task for real: an HTTP input, md5sum in a sibling container, the result in an S3 bucket
+	@scripts/ensure-docker
+	@$(BIN)/python scripts/demo.py
+
+test: setup ## run the test suite on a real Docker Engine and real S3 servers (PYTEST_ARGS=…)
+	@scripts/ensure-docker docker-registry openssl
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
