@@ -1,0 +1,162 @@
+"""How a lane reaches a host: addresses, proxies, TLS, and which addresses nobody may reach.
+
+The task document is untrusted, and the machine it runs on answers requests for its own credentials at
+link-local addresses (EC2's and ECS's metadata services). So the addresses a name stands for are looked at
+right before connecting, whatever name, redirect or number was used to say them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+from base64 import b64encode
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from taskrunner.errors import AccessDeniedError, TaskrunnerError, TransferIOError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Instance metadata over IPv6; the IPv4 ones (169.254.0.0/16) are link-local anyhow.
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
+_METADATA_IPV6 = ipaddress.ip_network("fd00:ec2::/32")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a request goes: one kept-alive connection serves requests of equal endpoints only."""
+
+    scheme: str
+    host: str
+    port: int
+    ca_bundle: str | None = None
+
+    @classmethod
+    def of(cls, url: str, ca_bundle: str | None = None) -> Endpoint:
+        """The endpoint of an absolute http(s) URL. Raises TransferIOError where it names none."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        except (ValueError, KeyError) as error:
+            raise TransferIOError(f"{url}: expected http://HOST[:PORT]/… or https://HOST[:PORT]/…") from error
+        if not parts.hostname:
+            raise TransferIOError(f"{url}: expected a host name in the URL")
+        return cls(parts.scheme, parts.hostname, port, ca_bundle)
+
+    @property
+    def authority(self) -> str:
+        """As a Host header says it: the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@cache
+def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Verified TLS, by the certificates in `ca_bundle`, else by the machine's (SSL_CERT_FILE is honoured).
+
+    A slim image may have none at all; the AWS SDK brings its own list, which is then used, as the SDK does.
+    """
+    context = ssl.create_default_context(cafile=ca_bundle)
+    sdk = find_spec("botocore")
+    if ca_bundle is None and not context.cert_store_stats()["x509_ca"] and sdk is not None and sdk.origin:
+        context.load_verify_locations(Path(sdk.origin).with_name("cacert.pem"))
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What all connections have in common; made once, from the environment."""
+
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    """Scheme → proxy URL, and `no` → hosts that want none, as `urllib.request.getproxies` gives them."""
+    ca_bundle: str | None = None
+    connect_timeout_seconds: float = 10.0
+    read_timeout_seconds: float = 60.0
+    """How long a connection may stay silent."""
+    tls: Callable[[str | None], ssl.SSLContext] = tls_context
+
+    @classmethod
+    def from_environment(cls, *, read_timeout_seconds: float) -> Network:
+        """Proxies and CA bundle by their customary variables, in the AWS SDK's order."""
+        bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or None
+        return cls(proxies=getproxies(), ca_bundle=bundle, read_timeout_seconds=read_timeout_seconds)
+
+    def proxy_for(self, endpoint: Endpoint) -> str | None:
+        """The URL of the proxy to be used, if any."""
+        proxy = self.proxies.get(endpoint.scheme)
+        if not proxy or proxy_bypass(f"{endpoint.host}:{endpoint.port}", dict(self.proxies)):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def context_for(self, endpoint: Endpoint) -> ssl.SSLContext:
+        """The TLS context for an endpoint. Raises TransferIOError where the CA bundle can't be read."""
+        bundle = endpoint.ca_bundle or self.ca_bundle
+        try:
+            return self.tls(bundle)
+        except OSError as error:
+            raise TransferIOError(
+                f"can't read the CA bundle {bundle}: {error.strerror or error}; "
+                "AWS_CA_BUNDLE and ca_bundle in the AWS profile name it"
+            ) from error
+
+
+def refuse_metadata_address(address: str, host: str) -> None:
+    """Raise AccessDeniedError where `address` is link-local: it hands out this machine's credentials."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    if ip.is_link_local or (ip.version == 6 and ip in _METADATA_IPV6):
+        raise AccessDeniedError(
+            f"{host} is the link-local address {address}, which no task may reach: "
+            "it hands out this machine's credentials"
+        )
+
+
+def resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """The addresses of a host, in the resolver's order. Raises OSError, AccessDeniedError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [(family, address) for family, _, _, _, address in found]
+    for _, address in addresses:
+        refuse_metadata_address(str(address[0]), host)
+    return addresses  # type: ignore[return-value]  # typeshed's union of address shapes
+
+
+def proxy_authorization(proxy: str) -> str | None:
+    """The Proxy-Authorization for a proxy URL with user and password in it."""
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {b64encode(pair.encode()).decode()}"
+
+
+def network_error(error: Exception, where: str) -> TaskrunnerError:
+    """Our error for what socket, ssl and http.client raise while talking to the host `where`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TransferIOError(
+            f"the certificate of {where} is not trusted ({error.verify_message}); "
+            "set AWS_CA_BUNDLE to a file with the right certificate authority"
+        )
+    if isinstance(error, socket.gaierror):
+        return TransientError(f"can't find the address of {where}: {error.strerror}")
+    if isinstance(error, TimeoutError):
+        return TransientError(f"{where} stayed silent for too long")
+    if isinstance(error, http.client.IncompleteRead):
+        return TransientError(f"{where} closed the connection in the middle of an answer")
+    if isinstance(error, http.client.RemoteDisconnected):
+        return TransientError(f"{where} closed the connection without an answer")
+    what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return TransientError(f"the connection to {where} failed: {what or type(error).__name__}")

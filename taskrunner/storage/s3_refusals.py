@@ -1,0 +1,206 @@
+"""What S3's "no" means to a person: one sentence and one error for each of its codes.
+
+Pure. S3 says no in two ways: a lane's answer with an XML document, and the SDK's error. Both become a
+`Refusal`, and `explained` turns that, with what was asked for, into one of our errors.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from html import unescape
+from typing import TYPE_CHECKING
+
+from taskrunner.errors import (
+    AccessDeniedError,
+    InputMissingError,
+    OutputFailedError,
+    TaskrunnerError,
+    TransferIOError,
+    TransientError,
+    UsageError,
+)
+from taskrunner.storage.wire import Answer, retry_after_seconds
+
+if TYPE_CHECKING:
+    from taskrunner.aws import AwsRefusalError
+
+_TRANSIENT = frozenset(
+    {
+        "SlowDown",
+        "InternalError",
+        "ServiceUnavailable",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "Throttling",
+        "ThrottlingException",
+        "RequestThrottled",
+        "TooManyRequestsException",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        "IncompleteBody",
+        # The bytes were damaged on their way; another try sends them anew.
+        "BadDigest",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+_KEYS_REFUSED = {
+    "ExpiredToken": "the AWS credentials have expired",
+    "ExpiredTokenException": "the AWS credentials have expired",
+    "TokenRefreshRequired": "the AWS credentials have expired",
+    "InvalidToken": "the AWS session token is not valid",
+    "InvalidAccessKeyId": "S3 does not know this AWS access key id",
+    "SignatureDoesNotMatch": "the AWS secret key does not fit the access key id",
+    "RequestTimeTooSkewed": "this machine's clock differs from S3's by more than 15 minutes; set it right",
+    "AccountProblem": "there is a problem with the AWS account",
+    "AllAccessDisabled": "S3 has disabled all access to it",
+}
+_ELSEWHERE = frozenset(
+    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+
+
+class Action(Enum):
+    """What was asked for: the permission that it needs."""
+
+    READ = "s3:GetObject"
+    LIST = "s3:ListBucket"
+    WRITE = "s3:PutObject"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question to S3."""
+
+    action: Action
+    url: str
+    bucket: str
+    region: str
+    signed: bool
+    renewable: bool
+    """Whether expired credentials are replaced by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """S3's answer when it is no."""
+
+    status: int
+    code: str
+    message: str
+    region: str | None
+    """Where the bucket is, if the answer told."""
+    retry_after_seconds: float | None
+
+    @classmethod
+    def of_answer(cls, answer: Answer) -> Refusal:
+        """Read from a lane's answer and its XML."""
+        body = answer.excerpt().decode(errors="replace")
+        return cls(
+            answer.status,
+            _element(body, "Code"),
+            _element(body, "Message"),
+            answer.header("x-amz-bucket-region") or _element(body, "Region") or None,
+            retry_after_seconds(answer.header("Retry-After")),
+        )
+
+    @classmethod
+    def of_error(cls, error: AwsRefusalError) -> Refusal:
+        """Read from the SDK's error; the answer to a HEAD has a number for its code."""
+        return cls(
+            error.status,
+            "" if error.code.isdigit() else error.code,
+            error.message,
+            error.headers.get("x-amz-bucket-region"),
+            retry_after_seconds(error.headers.get("retry-after")),
+        )
+
+
+def _element(xml: str, name: str) -> str:
+    match = re.search(f"<{name}>([^<]*)</{name}>", xml)
+    return unescape(match[1]).strip() if match else ""
+
+
+def explained(no: Refusal, asked: Asked) -> TaskrunnerError:  # noqa: PLR0911  # one a verdict
+    """Our error for S3's refusal of what was asked."""
+    if no.code in _TRANSIENT or no.status in (408, 429) or (no.status >= 500 and no.status != 501):
+        what = f"{no.status} {no.code}".strip()
+        return TransientError(
+            f"S3 can't serve {asked.url} just now ({what})", retry_after_seconds=no.retry_after_seconds
+        )
+    if no.code in _KEYS_REFUSED:
+        return _keys_refused(no, asked)
+    if no.code in _ELSEWHERE or no.status in (301, 307):
+        return _elsewhere(no, asked)
+    if no.code == "InvalidObjectState":
+        return archived(asked)
+    if no.code == "NoSuchUpload":
+        return TransferIOError(f"{asked.url}: somebody else ended the multipart upload (a lifecycle rule?)")
+    if no.code == "NoSuchBucket" or (no.status == 404 and asked.action is not Action.READ):
+        return no_such_bucket(asked)
+    # 405 is the answer for a delete marker asked for by its version.
+    if no.status in (404, 405) and asked.action is Action.READ:
+        return InputMissingError(f"{asked.url} does not exist")
+    if no.status in (412, 416) and asked.action is Action.READ:
+        return changed(asked)
+    if no.status in (401, 403):
+        return _denied(no, asked)
+    return _other(no, asked)
+
+
+def no_such_bucket(asked: Asked) -> TaskrunnerError:
+    """There is no bucket of this name."""
+    sentence = f"{asked.url}: there is no bucket {asked.bucket}"
+    return OutputFailedError(sentence) if asked.action is Action.WRITE else InputMissingError(sentence)
+
+
+def changed(asked: Asked) -> TaskrunnerError:
+    """The object is not the version that was found first."""
+    return TransferIOError(f"{asked.url} was changed while it was downloaded; nothing of it is kept")
+
+
+def archived(asked: Asked, *, restoring: bool = False) -> TaskrunnerError:
+    """The object is in an archive and can't be read now."""
+    if restoring:
+        return TransferIOError(f"{asked.url} is still being restored from the archive; try again later")
+    key = asked.url.partition("://")[2].partition("/")[2]
+    return TransferIOError(
+        f"{asked.url} is archived (S3 Glacier) and can't be read; restore it first: aws s3api restore-object "
+        f"--bucket {asked.bucket} --key '{key}' --restore-request Days=7"
+    )
+
+
+def _keys_refused(no: Refusal, asked: Asked) -> TaskrunnerError:
+    sentence = f"{asked.url}: {_KEYS_REFUSED[no.code]} ({no.code})"
+    if asked.renewable and "expired" in sentence:
+        return TransientError(sentence)
+    return AccessDeniedError(sentence)
+
+
+def _elsewhere(no: Refusal, asked: Asked) -> TaskrunnerError:
+    if no.code == "TemporaryRedirect" or no.status == 307:
+        return TransientError(f"the address of bucket {asked.bucket} has not settled yet ({no.status})")
+    place = f"in region {no.region}" if no.region else "in another region"
+    return UsageError(
+        f"{asked.url}: the bucket is {place}, and {asked.region} was asked; set AWS_REGION to the bucket's region"
+    )
+
+
+def _denied(no: Refusal, asked: Asked) -> TaskrunnerError:
+    who = "the credentials lack" if asked.signed else "it is not public: unsigned requests lack"
+    hint = ""
+    if asked.action is Action.READ:
+        hint = " (a key that does not exist looks like this, too, without s3:ListBucket)"
+    what = no.message or no.code or str(no.status)
+    return AccessDeniedError(f"{asked.url}: access denied, {who} {asked.action.value}{hint}; S3 said: {what}")
+
+
+def _other(no: Refusal, asked: Asked) -> TaskrunnerError:
+    what = " ".join(word for word in (str(no.status), no.code, no.message) if word)
+    if asked.action is Action.WRITE:
+        return OutputFailedError(f"{asked.url} can't be written: S3 said {what}")
+    return TransferIOError(f"{asked.url} can't be read: S3 said {what}")

@@ -1,0 +1,336 @@
+"""What only S3 has: versions, archives, encryption, listings of any key, buckets and regions of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from taskrunner.aws import AwsSession
+from taskrunner.errors import (
+    AccessDeniedError,
+    InputMissingError,
+    OutputFailedError,
+    TransferIOError,
+    UsageError,
+)
+from taskrunner.settings import S3Settings, ServerSideEncryption
+from taskrunner.storage.network import Network
+from taskrunner.storage.s3 import S3Store
+from taskrunner.storage.store import StoredObject
+from tests.servers import S3Server, rclone_s3
+from tests.storage.moving import cut, put, read_whole, received
+
+PART_BYTES = 5 * 1024 * 1024
+
+
+@pytest.fixture
+async def aws() -> AsyncIterator[AwsSession]:
+    async with AwsSession() as session:
+        yield session
+
+
+@pytest.fixture
+def store(aws: AwsSession) -> S3Store:
+    return S3Store(aws, S3Settings())
+
+
+@pytest.fixture
+def bucket(moto: S3Server) -> str:
+    return moto.make_bucket()
+
+
+async def names(store: S3Store, url: str) -> list[str]:
+    return [found.name async for found in store.list_directory(url)]
+
+
+# --- versions
+
+
+async def test_an_older_version_is_read_by_its_id(
+    moto: S3Server, bucket: str, store: S3Store, tmp_path: Path
+) -> None:
+    client = moto.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    old = client.put_object(Bucket=bucket, Key="file", Body=b"old")["VersionId"]
+    client.put_object(Bucket=bucket, Key="file", Body=b"newer")
+
+    found = await store.stat(f"s3://{bucket}/file?versionId={old}")
+
+    assert (found.size_bytes, found.version) == (3, old)
+    assert await read_whole(store, found, tmp_path) == b"old"
+    assert await read_whole(store, await store.stat(f"s3://{bucket}/file"), tmp_path) == b"newer"
+
+
+async def test_a_deleted_object_is_missing_though_its_versions_are_there(
+    moto: S3Server, bucket: str, store: S3Store
+) -> None:
+    client = moto.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key="file", Body=b"old")
+    marker = client.delete_object(Bucket=bucket, Key="file")["VersionId"]
+
+    for url in (f"s3://{bucket}/file", f"s3://{bucket}/file?versionId={marker}"):
+        with pytest.raises(InputMissingError, match="does not exist"):
+            await store.stat(url)
+
+
+# --- archives
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+async def test_an_archived_object_is_to_be_restored_first(
+    moto: S3Server, bucket: str, store: S3Store, tmp_path: Path, storage_class: str
+) -> None:
+    moto.client().put_object(Bucket=bucket, Key="dir/file", Body=b"cold", StorageClass=storage_class)
+
+    with pytest.raises(TransferIOError, match=r"archived.*aws s3api restore-object.*--key 'dir/file'"):
+        await store.stat(f"s3://{bucket}/dir/file")
+
+    (listed,) = [found async for found in store.list_directory(f"s3://{bucket}/dir")]
+    with pytest.raises(TransferIOError, match="archived"):
+        await read_whole(store, listed, tmp_path)
+
+
+async def test_a_restored_object_is_read(moto: S3Server, bucket: str, store: S3Store, tmp_path: Path) -> None:
+    client = moto.client()
+    client.put_object(Bucket=bucket, Key="file", Body=b"warm", StorageClass="GLACIER")
+    client.restore_object(Bucket=bucket, Key="file", RestoreRequest={"Days": 1})
+
+    found = await store.stat(f"s3://{bucket}/file")
+
+    assert await read_whole(store, found, tmp_path) == b"warm"
+
+
+# --- how objects are stored
+
+
+@pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (S3Settings(), {}),
+        (S3Settings(server_side_encryption=ServerSideEncryption.AES256), {"ServerSideEncryption": "AES256"}),
+        (
+            S3Settings(server_side_encryption=ServerSideEncryption.KMS, kms_key_id="key-1"),
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"},
+        ),
+    ],
+)
+async def test_objects_are_encrypted_as_told(
+    *,
+    moto: S3Server,
+    bucket: str,
+    aws: AwsSession,
+    tmp_path: Path,
+    settings: S3Settings,
+    expected: dict[str, str],
+    size_bytes: int,
+) -> None:
+    store = S3Store(aws, settings)
+
+    await put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
+
+    head = moto.client().head_object(Bucket=bucket, Key="file")
+    told = {name: head[name] for name in ("ServerSideEncryption", "SSEKMSKeyId") if name in head}
+    assert head["ContentLength"] == size_bytes
+    assert told == expected or not expected  # moto may encrypt by default
+
+
+@pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
+async def test_an_acl_is_put_on_new_objects(
+    moto: S3Server, bucket: str, aws: AwsSession, tmp_path: Path, size_bytes: int
+) -> None:
+    store = S3Store(aws, S3Settings(acl="public-read"))
+
+    await put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
+
+    grants = moto.client().get_object_acl(Bucket=bucket, Key="file")["Grants"]
+    assert {grant["Permission"] for grant in grants if "URI" in grant["Grantee"]} == {"READ"}
+
+
+@pytest.mark.parametrize("key", ["a//b", "../up", "a/./b", "a/../../b", "/lead", "trail/", "%2e%2e/x"])
+async def test_keys_that_no_path_can_be_are_found_one_by_one(
+    moto: S3Server, bucket: str, store: S3Store, tmp_path: Path, key: str
+) -> None:
+    await put(store, f"s3://{bucket}/{key}", b"content", tmp_path)
+
+    found = await store.stat(f"s3://{bucket}/{key}")
+
+    assert moto.client().get_object(Bucket=bucket, Key=key)["Body"].read() == b"content"
+    assert await read_whole(store, found, tmp_path) == b"content"
+
+
+# --- listings
+
+
+async def test_a_listing_goes_on_over_pages(s3: S3Server, store: S3Store) -> None:
+    bucket = s3.make_bucket()
+    assert s3.root is not None
+    directory = s3.root / bucket / "many"
+    directory.mkdir()
+    for number in range(1005):
+        (directory / f"{number:04}").touch()
+
+    assert await names(store, f"s3://{bucket}/many") == [f"{number:04}" for number in range(1005)]
+
+
+async def test_a_whole_bucket_is_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
+    for key in ("a", "b/c"):
+        moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
+
+    assert await names(store, f"s3://{bucket}") == ["a", "b/c"]
+    assert await names(store, f"s3://{bucket}/") == ["a", "b/c"]
+
+
+async def test_marks_of_empty_directories_are_no_files(moto: S3Server, bucket: str, store: S3Store) -> None:
+    for key in ("dir/", "dir/sub/", "dir/file"):
+        moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
+
+    assert await names(store, f"s3://{bucket}/dir") == ["file"]
+
+
+async def test_an_empty_listing_is_no_error(bucket: str, store: S3Store) -> None:
+    assert await names(store, f"s3://{bucket}/nothing") == []
+
+
+@pytest.mark.parametrize("key", ["../up", "a/../../up", "./a", "a//b", "/lead", "x" * 256, "é" * 128])
+async def test_keys_that_would_leave_the_directory_are_refused(
+    moto: S3Server, bucket: str, store: S3Store, key: str
+) -> None:
+    moto.client().put_object(Bucket=bucket, Key=f"dir/{key}", Body=b"")
+
+    with pytest.raises(TransferIOError, match="can't be a file below a directory"):
+        await names(store, f"s3://{bucket}/dir")
+
+
+async def test_a_name_is_never_a_file_and_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
+    for key in ("dir/a", "dir/a.txt", "dir/a/b"):
+        moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
+
+    with pytest.raises(TransferIOError, match=r"dir/a/b and s3://.*dir/a can't both be there"):
+        await names(store, f"s3://{bucket}/dir")
+
+
+# --- buckets, keys, endpoints
+
+
+@pytest.mark.parametrize("server", ["s3", "moto"])
+async def test_a_missing_bucket_is_told_from_a_missing_key(
+    request: pytest.FixtureRequest, store: S3Store, server: str
+) -> None:
+    request.getfixturevalue(server)
+
+    for asking in (store.check, store.stat, lambda url: names(store, url)):
+        with pytest.raises(InputMissingError, match="there is no bucket nowhere-to-be-found"):
+            await asking("s3://nowhere-to-be-found/key")
+    with pytest.raises(OutputFailedError, match="there is no bucket nowhere-to-be-found"):
+        await store.begin_upload("s3://nowhere-to-be-found/key", cut(1, 1))
+
+
+async def test_a_bucket_made_meanwhile_is_found(s3: S3Server, store: S3Store, tmp_path: Path) -> None:
+    bucket = f"late-{tmp_path.name.replace('_', '-')[-20:]}"
+    with pytest.raises(InputMissingError):
+        await store.check(f"s3://{bucket}/x")
+
+    s3.client().create_bucket(Bucket=bucket)
+
+    await store.check(f"s3://{bucket}/x")
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///key"])
+async def test_a_url_without_a_bucket_is_none(store: S3Store, url: str) -> None:
+    with pytest.raises(UsageError, match="expected s3://BUCKET/KEY"):
+        await store.stat(url)
+
+
+async def test_a_bucket_itself_can_not_be_written(bucket: str, store: S3Store) -> None:
+    with pytest.raises(OutputFailedError, match="expected s3://BUCKET/KEY"):
+        await store.begin_upload(f"s3://{bucket}/", cut(1, 1))
+
+
+async def test_a_wrong_secret_is_said_to_be_wrong(
+    s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bucket = s3.make_bucket()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+
+    with pytest.raises(AccessDeniedError, match="secret key does not fit"):
+        await store.stat(f"s3://{bucket}/file")
+    with pytest.raises(AccessDeniedError, match="secret key does not fit"):
+        await put(store, f"s3://{bucket}/file", b"", tmp_path)
+
+
+async def test_no_credentials_are_said_to_be_none(
+    s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    with pytest.raises(AccessDeniedError, match=r"no AWS credentials.*AWS_PROFILE"):
+        await store.stat("s3://bucket/file")
+
+
+async def test_region_endpoint_and_keys_come_from_a_profile(
+    s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bucket = s3.make_bucket()
+    config = tmp_path / "config"
+    config.write_text(
+        f"[profile other]\nregion = eu-west-1\nendpoint_url = {s3.url}\n"
+        f"aws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
+    )
+    for name in s3.environment():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+
+    await put(store, f"s3://{bucket}/file", b"content", tmp_path)
+
+    found = await store.stat(f"s3://{bucket}/file")
+    assert await read_whole(store, found, tmp_path) == b"content"
+
+
+async def test_a_profile_nobody_wrote_is_named(
+    s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "unwritten")
+
+    with pytest.raises(UsageError, match="unwritten"):
+        await store.stat("s3://bucket/file")
+
+
+@pytest.mark.parametrize("through", ["environment", "profile"])
+async def test_an_endpoint_with_a_certificate_of_its_own_is_trusted_by_ca_bundle(
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+    aws: AwsSession,
+    monkeypatch: pytest.MonkeyPatch,
+    through: str,
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    with rclone_s3(tmp_path, certificate) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        if through == "profile":
+            (tmp_path / "config").write_text(f"[default]\nca_bundle = {certificate[0]}\n")
+            monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        else:
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+        store = S3Store(aws, S3Settings())
+        stored = await put(store, "s3://bucket/file", b"content" * 1000, tmp_path)
+        reading = await store.read(StoredObject(stored.url, 7000, stored.etag, ranged=True), 7, 7)
+
+        assert await received(reading, tmp_path / "part", Network()) == b"content"
+
+
+async def test_an_endpoint_nobody_trusts_is_refused(
+    certificate: tuple[Path, Path], tmp_path: Path, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rclone_s3(tmp_path, certificate) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(TransferIOError, match="AWS_CA_BUNDLE"):
+            await store.check("s3://bucket/file")

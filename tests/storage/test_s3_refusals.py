@@ -1,0 +1,450 @@
+"""What S3 may say no to, or take back: spoken by a small server that says just that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from hashlib import md5
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from taskrunner.aws import AwsSession
+from taskrunner.errors import (
+    AccessDeniedError,
+    InputMissingError,
+    OutputFailedError,
+    TaskrunnerError,
+    TransferIOError,
+    TransientError,
+    UsageError,
+)
+from taskrunner.settings import S3Settings
+from taskrunner.storage.s3 import S3Store
+from taskrunner.storage.store import StoredObject, Upload
+from tests.servers import S3Server, web_server
+from tests.storage.moving import cut, put, read_whole, received, send
+
+PART_BYTES = 5  # this server does not mind
+
+
+def xml(code: str, message: str = "said so", **more: str) -> str:
+    elements = "".join(f"<{name}>{text}</{name}>" for name, text in more.items())
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message>{elements}</Error>"
+
+
+@dataclass
+class FakeS3:
+    """An endpoint that answers every question about a bucket's keys alike, and remembers what it was asked."""
+
+    status: int = 200
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    bucket_status: int = 200
+    bucket_headers: dict[str, str] = field(default_factory=dict)
+    home_region: str | None = None
+    """Where the bucket is: signatures for other regions are redirected."""
+    requests: list[web.Request] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        signed_for = request.headers.get("Authorization", "").partition("Credential=")[2].split("/")
+        if self.home_region and len(signed_for) > 2 and signed_for[2] != self.home_region:
+            headers = {"x-amz-bucket-region": self.home_region}
+            return web.Response(status=301, text=xml("PermanentRedirect"), headers=headers)
+        if request.path.strip("/").count("/") == 0 and request.method == "HEAD":
+            return web.Response(status=self.bucket_status, headers=self.bucket_headers)
+        return web.Response(status=self.status, text=self.body, headers=self.headers)
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeS3]:
+    fake = FakeS3()
+    async with web_server({"/{any:.*}": fake.handle}) as url:
+        for name, value in S3Server(url).environment().items():
+            monkeypatch.setenv(name, value)
+        yield fake
+
+
+@pytest.fixture
+async def aws() -> AsyncIterator[AwsSession]:
+    async with AwsSession() as session:
+        yield session
+
+
+@pytest.fixture
+def store(aws: AwsSession) -> S3Store:
+    return S3Store(aws, S3Settings())
+
+
+FOUND = StoredObject("s3://bucket/key", 5, '"etag"', ranged=True)
+
+READ_REFUSALS: list[tuple[int, str, type[TaskrunnerError], str]] = [
+    (403, "AccessDenied", AccessDeniedError, r"lack s3:GetObject .*without s3:ListBucket"),
+    (403, "InvalidAccessKeyId", AccessDeniedError, "does not know this AWS access key id"),
+    (403, "SignatureDoesNotMatch", AccessDeniedError, "secret key does not fit"),
+    (403, "RequestTimeTooSkewed", AccessDeniedError, "clock"),
+    (400, "ExpiredToken", AccessDeniedError, "have expired"),
+    (400, "InvalidToken", AccessDeniedError, "session token"),
+    (403, "InvalidObjectState", TransferIOError, "restore-object"),
+    (404, "NoSuchKey", InputMissingError, "does not exist"),
+    (404, "NoSuchVersion", InputMissingError, "does not exist"),
+    (404, "NoSuchBucket", InputMissingError, "there is no bucket bucket"),
+    (301, "PermanentRedirect", UsageError, "in region eu-north-1.*set AWS_REGION"),
+    (400, "AuthorizationHeaderMalformed", UsageError, "in region eu-north-1, and us-east-1 was asked"),
+    (307, "TemporaryRedirect", TransientError, "not settled"),
+    (503, "SlowDown", TransientError, "just now"),
+    (500, "InternalError", TransientError, "just now"),
+    (429, "TooManyRequestsException", TransientError, "just now"),
+    (400, "RequestTimeout", TransientError, "just now"),
+    (412, "PreconditionFailed", TransferIOError, "changed"),
+    (416, "InvalidRange", TransferIOError, "changed"),
+    (400, "SomethingNew", TransferIOError, "400 SomethingNew said so"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "error", "sentence"), READ_REFUSALS)
+async def test_every_refusal_to_read_has_its_own_sentence(
+    *,
+    fake: FakeS3,
+    store: S3Store,
+    tmp_path: Path,
+    status: int,
+    code: str,
+    error: type[TaskrunnerError],
+    sentence: str,
+) -> None:
+    fake.status, fake.body = status, xml(code, Region="eu-north-1")
+
+    with pytest.raises(error, match=sentence):
+        await read_whole(store, FOUND, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "sentence"),
+    [
+        row
+        for row in READ_REFUSALS
+        if row[1] not in ("NoSuchBucket", "NoSuchVersion") and row[0] not in (301, 307)
+    ],
+)
+async def test_looking_gives_the_same_sentence_though_head_has_no_words(
+    *, fake: FakeS3, store: S3Store, status: int, code: str, error: type[TaskrunnerError], sentence: str
+) -> None:
+    fake.status, fake.body = status, xml(code, Region="eu-north-1")
+    fake.headers = {"x-amz-bucket-region": "eu-north-1"} if error is UsageError else {}
+
+    with pytest.raises(error, match=sentence if error is not UsageError else "eu-north-1"):
+        await store.stat("s3://bucket/key")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "sentence"),
+    [
+        (403, "AccessDenied", AccessDeniedError, "lack s3:PutObject; S3 said: said so"),
+        (404, "NoSuchBucket", OutputFailedError, "there is no bucket bucket"),
+        (404, "NoSuchUpload", TransferIOError, "lifecycle rule"),
+        (400, "BadDigest", TransientError, "just now"),
+        (400, "XAmzContentChecksumMismatch", TransientError, "just now"),
+        (503, "SlowDown", TransientError, "just now"),
+        (400, "EntityTooLarge", OutputFailedError, "400 EntityTooLarge"),
+        (400, "KMS.DisabledException", OutputFailedError, "KMS.DisabledException"),
+    ],
+)
+@pytest.mark.parametrize("size_bytes", [5, PART_BYTES + 1])
+async def test_every_refusal_to_write_has_its_own_sentence(
+    *,
+    fake: FakeS3,
+    store: S3Store,
+    tmp_path: Path,
+    status: int,
+    code: str,
+    error: type[TaskrunnerError],
+    sentence: str,
+    size_bytes: int,
+) -> None:
+    fake.status, fake.body = status, xml(code)
+
+    with pytest.raises(error, match=sentence):
+        await put(store, "s3://bucket/key", b"x" * size_bytes, tmp_path, PART_BYTES)
+
+
+async def test_a_refused_listing_names_the_permission(fake: FakeS3, store: S3Store) -> None:
+    fake.status, fake.body = 403, xml("AccessDenied")
+
+    with pytest.raises(AccessDeniedError, match="lack s3:ListBucket; S3 said"):
+        async for _ in store.list_directory("s3://bucket/dir"):
+            pass
+
+
+async def test_s3_says_when_to_come_back(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+    fake.status, fake.body, fake.headers = 503, xml("SlowDown"), {"Retry-After": "3"}
+
+    with pytest.raises(TransientError) as reading:
+        await read_whole(store, FOUND, tmp_path)
+    with pytest.raises(TransientError) as looking:
+        await store.stat("s3://bucket/key")
+
+    assert (reading.value.retry_after_seconds, looking.value.retry_after_seconds) == (3.0, 3.0)
+
+
+# --- answers that are not what was asked for
+
+
+@pytest.mark.parametrize(
+    ("headers", "sentence"),
+    [
+        ({"ETag": '"other"'}, "changed"),
+        ({"ETag": '"etag"'}, "sends 9 bytes where 5"),
+    ],
+)
+async def test_other_bytes_than_those_found_are_refused(
+    fake: FakeS3, store: S3Store, tmp_path: Path, headers: dict[str, str], sentence: str
+) -> None:
+    fake.body, fake.headers = "nine byte", headers
+
+    with pytest.raises(TransferIOError, match=sentence):
+        await read_whole(store, FOUND, tmp_path)
+
+
+@pytest.mark.parametrize("span", [None, "bytes 0-1/5", "bytes 1-2/6"])
+async def test_another_range_than_asked_for_is_refused(
+    fake: FakeS3, store: S3Store, tmp_path: Path, span: str | None
+) -> None:
+    fake.status, fake.body, fake.headers = 206, "ab", {"Content-Range": span} if span else {}
+    reading = await store.read(FOUND, 1, 2)
+
+    with pytest.raises(TransferIOError, match=r"other bytes than the range|changed"):
+        await received(reading, tmp_path / "part")
+
+
+# --- regions and rights of a bucket
+
+
+async def test_a_wrong_region_mends_itself(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+    fake.home_region, fake.bucket_headers = "eu-west-1", {"x-amz-bucket-region": "eu-west-1"}
+    fake.body, fake.headers = "hello", {"ETag": '"etag"'}
+
+    assert await read_whole(store, FOUND, tmp_path) == b"hello"
+
+    assert "/eu-west-1/s3/aws4_request" in fake.requests[-1].headers["Authorization"]
+
+
+async def test_a_bucket_is_asked_for_once(fake: FakeS3, store: S3Store) -> None:
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(store.check(f"s3://bucket/key-{number}"))
+
+    assert len(fake.requests) == 1
+
+
+async def test_a_role_that_may_not_ask_for_the_bucket_may_read(
+    fake: FakeS3, store: S3Store, tmp_path: Path
+) -> None:
+    fake.bucket_status, fake.body = 403, "hello"
+
+    assert await read_whole(store, FOUND, tmp_path) == b"hello"
+
+
+async def test_a_bucket_that_can_not_be_asked_for_now_is_asked_for_again(
+    fake: FakeS3, store: S3Store
+) -> None:
+    fake.bucket_status = 503
+    with pytest.raises(TransientError):
+        await store.check("s3://bucket/key")
+
+    fake.bucket_status = 200
+    await store.check("s3://bucket/key")
+
+
+async def test_unsigned_requests_have_no_signature(fake: FakeS3, tmp_path: Path) -> None:
+    fake.body = "hello"
+    async with AwsSession(unsigned=True) as aws:
+        store = S3Store(aws, S3Settings(unsigned=True))
+        assert await read_whole(store, FOUND, tmp_path) == b"hello"
+        fake.status, fake.body = 403, xml("AccessDenied")
+        with pytest.raises(AccessDeniedError, match="not public"):
+            await store.stat("s3://bucket/key")
+
+    assert all("Authorization" not in request.headers for request in fake.requests)
+
+
+async def test_who_pays_is_told_on_every_request(fake: FakeS3, aws: AwsSession, tmp_path: Path) -> None:
+    store = S3Store(aws, S3Settings(requester_pays=True))
+    fake.body = "hello"
+    await read_whole(store, FOUND, tmp_path)
+    await store.stat("s3://bucket/key")
+    fake.headers, fake.body = {"ETag": '"e"'}, ""
+    await put(store, "s3://bucket/key", b"x", tmp_path)
+
+    about_keys = [request for request in fake.requests if request.path == "/bucket/key"]
+    assert [request.method for request in about_keys] == ["GET", "HEAD", "PUT"]
+    for request in about_keys:
+        assert request.headers["x-amz-request-payer"] == "requester"
+        assert "x-amz-request-payer" in request.headers["Authorization"]
+
+
+async def test_a_session_token_is_sent_and_signed(
+    fake: FakeS3, store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    fake.body = "hello"
+    await read_whole(store, FOUND, tmp_path)
+
+    assert fake.requests[-1].headers["x-amz-security-token"] == "token"
+    assert "x-amz-security-token" in fake.requests[-1].headers["Authorization"]
+
+
+async def test_a_part_without_a_receipt_is_no_part(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="no ETag"):
+        await put(store, "s3://bucket/key", b"x", tmp_path)
+
+
+# --- multipart uploads whose course is not smooth
+
+
+@dataclass
+class FakeUploads(FakeS3):
+    """A server of one multipart upload, with a say in each of its steps."""
+
+    may_begin: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_to_begin: asyncio.Event = field(default_factory=asyncio.Event)
+    completions: list[tuple[int, str]] = field(default_factory=list)
+    size: int = PART_BYTES + 1
+    head_status: int = 200
+    etag: str = '"whole-2"'
+    aborted: list[str] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        match request.method, sorted(request.query):
+            case "POST", ["uploads"]:
+                self.asked_to_begin.set()
+                await self.may_begin.wait()
+                begun = "<UploadId>the-upload</UploadId>"
+                return web.Response(
+                    text=f"<InitiateMultipartUploadResult>{begun}</InitiateMultipartUploadResult>"
+                )
+            case "PUT", ["partNumber", "uploadId"]:
+                await request.read()
+                return web.Response(headers={"ETag": '"0cc175b9c0f1b6a831c399e269772661"'})
+            case "POST", ["uploadId"]:
+                status, body = self.completions.pop(0)
+                return web.Response(status=status, text=body)
+            case "DELETE", ["uploadId"]:
+                self.aborted.append(request.query["uploadId"])
+                return web.Response(status=204)
+            case "HEAD", _ if request.path == "/bucket/key":
+                headers = {"Content-Length": str(self.size), "ETag": self.etag}
+                return web.Response(status=self.head_status, headers=headers)
+        return web.Response()
+
+
+COMPLETED = '<CompleteMultipartUploadResult><ETag>"whole-2"</ETag></CompleteMultipartUploadResult>'
+
+
+@pytest.fixture
+async def uploads(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeUploads]:
+    uploads = FakeUploads()
+    uploads.may_begin.set()
+    async with web_server({"/{any:.*}": uploads.handle}) as url:
+        for name, value in S3Server(url).environment().items():
+            monkeypatch.setenv(name, value)
+        yield uploads
+
+
+async def test_an_upload_cancelled_while_it_begins_is_taken_back(
+    uploads: FakeUploads, store: S3Store
+) -> None:
+    uploads.may_begin.clear()
+    beginning = asyncio.create_task(store.begin_upload("s3://bucket/key", cut(PART_BYTES + 1, PART_BYTES)))
+    await uploads.asked_to_begin.wait()
+    beginning.cancel()
+    uploads.may_begin.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+
+    assert uploads.aborted == ["the-upload"]
+
+
+async def sent(store: S3Store, tmp_path: Path) -> tuple[Upload, list[str]]:
+    parts = cut(PART_BYTES + 1, PART_BYTES)
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * (PART_BYTES + 1))
+    upload = await store.begin_upload("s3://bucket/key", parts)
+    return upload, await send(upload, parts, source)
+
+
+async def test_a_yes_with_an_error_in_it_is_a_no(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions = [(200, xml("InternalError"))]
+    upload, receipts = await sent(store, tmp_path)
+
+    with pytest.raises(TransientError):
+        await upload.complete(receipts)
+
+
+async def test_a_completion_whose_answer_was_lost_is_recognised(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions = [(500, xml("InternalError")), (404, xml("NoSuchUpload"))]
+    parts = bytes.fromhex("0cc175b9c0f1b6a831c399e269772661") * 2
+    uploads.etag = f'"{md5(parts).hexdigest()}-2"'
+    upload, receipts = await sent(store, tmp_path)
+    with pytest.raises(TransientError):
+        await upload.complete(receipts)
+
+    stored = await upload.complete(receipts)
+
+    assert stored.etag == uploads.etag
+
+
+async def test_an_upload_that_somebody_ended_is_not_mistaken_for_complete(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions = [(500, xml("InternalError")), (404, xml("NoSuchUpload"))]
+    upload, receipts = await sent(store, tmp_path)
+    with pytest.raises(TransientError):
+        await upload.complete(receipts)
+
+    with pytest.raises(TransferIOError, match="not what was uploaded"):
+        await upload.complete(receipts)
+
+
+async def test_an_object_that_is_not_there_yet_is_waited_for(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions, uploads.head_status = [(200, COMPLETED)], 404
+    upload, receipts = await sent(store, tmp_path)
+    with pytest.raises(TransientError, match="not there yet"):
+        await upload.complete(receipts)
+
+    uploads.head_status = 200
+    stored = await upload.complete(receipts)
+
+    assert stored.size_bytes == PART_BYTES + 1
+
+
+async def test_an_object_of_another_size_is_not_what_was_uploaded(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions, uploads.size = [(200, COMPLETED)], 7
+    upload, receipts = await sent(store, tmp_path)
+
+    with pytest.raises(TransferIOError, match=f"expected {PART_BYTES + 1} bytes, found 7"):
+        await upload.complete(receipts)
+
+
+async def test_a_role_that_may_only_write_need_not_look(
+    uploads: FakeUploads, store: S3Store, tmp_path: Path
+) -> None:
+    uploads.completions, uploads.head_status = [(200, COMPLETED)], 403
+    upload, receipts = await sent(store, tmp_path)
+
+    stored = await upload.complete(receipts)
+
+    assert stored.etag == '"whole-2"'
