@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -20,11 +20,15 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml scripts/make-venv
 
 demo: setup ## run a task for real: an HTTP input, md5sum in a sibling container, the result in an S3 bucket
 	@scripts/ensure-docker
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python -m scripts.demo
 
 test: setup ## run the test suite on a real Docker Engine and real S3 servers (PYTEST_ARGS=…)
 	@scripts/ensure-docker docker-registry openssl
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: setup ## what a hello-world task takes beside the same `docker run`, as a ratio (BENCH_ARGS='--rounds 20')
+	@scripts/ensure-docker
+	@$(BIN)/python -m benchmarks.startup $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -1,20 +1,23 @@
 """What taskrunner adds to a container: a hello-world task beside the same `docker run`, as a ratio.
 
 Rounds are interleaved (ours, docker's, ours, …) so that whatever else the machine does meets both alike.
-Needs a Docker Engine and the image, which `--image` names and must be on the host (`make bench` makes one).
+Needs a Docker Engine; the image is made on the spot.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from scripts.busybox_image import imported
+
+IMAGE = "taskrunner-bench:busybox"
 
 
 def seconds_of(command: list[str], cwd: Path) -> float:
@@ -53,10 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image", default=os.environ.get("BENCH_IMAGE", "busybox"))
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
-    result = measure(arguments.image, arguments.rounds)
+    with imported(IMAGE):
+        result = measure(IMAGE, arguments.rounds)
     print("| hello world | median wall s |\n|---|---|")
     print(f"| docker run | {result['docker_seconds']:.3f} |")
     print(f"| taskrunner run | {result['taskrunner_seconds']:.3f} |")

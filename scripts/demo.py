@@ -5,12 +5,11 @@ spot of Debian's static busybox, since there may be no registry. Then `taskrunne
 events scroll by as AWS Batch would log them. Servers, files and image are gone afterwards.
 """
 
-# ruff: noqa: INP001, T201  # a script, and it talks to a person
+# ruff: noqa: T201  # it talks to a person
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,12 +18,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scripts.busybox_image import imported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "http-to-s3.json"
 IMAGE = "taskrunner-demo:busybox"
-BUSYBOX = Path("/bin/busybox")
 PAGE = b"<!doctype html><title>An example</title><p>Hello from the loopback interface.</p>\n"
 KEY, SECRET = "demo", secrets.token_hex(16)
 RESULT = "my-bucket/results/md5sum.txt"
@@ -66,29 +65,6 @@ def _announced_port(server: subprocess.Popen[bytes], log: Path, announced: str) 
     sys.exit(f"{server.args!r} did not start; its log:\n{log.read_text()}")
 
 
-@contextmanager
-def image() -> Iterator[None]:
-    """The image of one static busybox, its applets and an empty /tmp, in the engine while the block runs."""
-    archive = io.BytesIO()
-    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(BUSYBOX.resolve(), arcname="bin/busybox")
-        for applet in applets:
-            if applet != "busybox":
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(link)
-        directory = tarfile.TarInfo("tmp")
-        directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(directory)
-    command = ["docker", "import", "--change", "ENV PATH=/bin", "-", IMAGE]
-    subprocess.run(command, input=archive.getvalue(), check=True, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        subprocess.run(["docker", "rmi", IMAGE], check=False, stdout=subprocess.DEVNULL)
-
-
 def environment(s3_port: int) -> dict[str, str]:
     """Ours without the user's own AWS settings and proxies, with those of the S3 server here."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("AWS_") and "proxy" not in k.lower()}
@@ -109,7 +85,7 @@ def run_task(task: Path, work_dir: Path, env: dict[str, str]) -> int:
     # Through a pipe standard error is no terminal, so the events come as JSON, as in a Batch job.
     runner = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     try:
-        assert runner.stderr is not None  # noqa: S101  # for the type checker
+        assert runner.stderr is not None  # for the type checker
         for line in runner.stderr:
             print(line, end="", flush=True)
         return runner.wait(timeout=RUN_SECONDS)
@@ -141,7 +117,7 @@ def demo(directory: Path, stack: ExitStack) -> int:
     s3_port = stack.enter_context(
         served([*s3, "--auth-key", f"{KEY},{SECRET}"], directory / "s3.log", r"http://127\.0\.0\.1:(\d+)/")
     )
-    stack.enter_context(image())
+    stack.enter_context(imported(IMAGE))
 
     page_url = f"http://127.0.0.1:{http_port}/index.html"
     document = json.loads(EXAMPLE.read_text())

@@ -66,7 +66,9 @@ class WorkDir:
             part = pending.pop()
             if part == "..":
                 if here == self.root:
-                    raise EscapingLinkError(f"{container_path} is a link that leads out of the task's directories")
+                    raise EscapingLinkError(
+                        f"{container_path} is a link that leads out of the task's directories"
+                    )
                 here = here.parent
                 continue
             candidate = here / part

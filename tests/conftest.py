@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.engine import bare_image, busybox_image, docker_engine, locked_registry, open_registry
 from tests.servers import S3Server, moto_s3, rclone_s3, self_signed
 
 __all__ = ["bare_image", "busybox_image", "docker_engine", "locked_registry", "open_registry"]
 """The engine's fixtures, for every test below."""
+
+# The same examples on every machine, and no limit on the time of one: machines are slow now and then.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

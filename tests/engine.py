@@ -27,7 +27,8 @@ from pathlib import Path
 
 import pytest
 
-BUSYBOX = Path("/bin/busybox")
+from scripts.busybox_image import BUSYBOX, ENVIRONMENT, add_program, packed
+
 REPOSITORY = "taskrunner-test/busybox"
 BARE_REPOSITORY = "taskrunner-test/bare"
 
@@ -91,26 +92,17 @@ def docker_engine() -> None:
 def busybox_image(docker_engine: None) -> str:
     """An image with busybox and its applets as links, `/tmp`, and PATH; named after its content."""
     _require_busybox()
-    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
-    with _tar() as (archive, packed):
-        for directory in ("bin", "usr/bin", "tmp", "dev", "proc", "sys", "etc"):
-            _add_directory(archive, directory, 0o1777 if directory == "tmp" else 0o755)
-        _add_program(archive, "bin/busybox")
-        for applet in applets:
-            if applet != "busybox":
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
-                archive.addfile(link)
-    return _imported(REPOSITORY, packed.getvalue(), "ENV PATH=/bin:/usr/bin")
+    return _imported(REPOSITORY, packed(), ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")
 def bare_image(docker_engine: None) -> str:
     """An image that holds one static program, its entry point `/busybox`, and nothing else: no shell, no links."""
     _require_busybox()
-    with _tar() as (archive, packed):
-        _add_program(archive, "busybox")
-    return _imported(BARE_REPOSITORY, packed.getvalue(), 'ENTRYPOINT ["/busybox"]')
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        add_program(tar, "busybox")
+    return _imported(BARE_REPOSITORY, archive.getvalue(), 'ENTRYPOINT ["/busybox"]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,29 +199,9 @@ def _require_busybox() -> None:
         pytest.fail("there is no /bin/busybox (apt-get install busybox-static): `make test` installs it")
 
 
-@contextmanager
-def _tar() -> Iterator[tuple[tarfile.TarFile, io.BytesIO]]:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        yield archive, packed
-
-
-def _add_directory(archive: tarfile.TarFile, name: str, mode: int) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode = tarfile.DIRTYPE, mode
-    archive.addfile(entry)
-
-
-def _add_program(archive: tarfile.TarFile, name: str) -> None:
-    program = BUSYBOX.read_bytes()
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(program), 0o755
-    archive.addfile(entry, io.BytesIO(program))
-
-
-def _imported(repository: str, packed: bytes, change: str) -> str:
+def _imported(repository: str, archive: bytes, change: str) -> str:
     """The image of a tar, made once per content and machine, however many test processes want it."""
-    tag = hashlib.sha256(packed + change.encode()).hexdigest()[:12]
+    tag = hashlib.sha256(archive + change.encode()).hexdigest()[:12]
     with (Path(tempfile.gettempdir()) / "taskrunner-test-images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status, _ = ask("GET", f"/images/{repository}:{tag}/json")
@@ -238,7 +210,7 @@ def _imported(repository: str, packed: bytes, change: str) -> str:
                 {"fromSrc": "-", "repo": repository, "tag": tag, "changes": change}
             )
             headers = {"Content-Type": "application/x-tar"}
-            status, body = ask("POST", f"/images/create?{query}", packed, headers)
+            status, body = ask("POST", f"/images/create?{query}", archive, headers)
             assert status == 200, body
             assert b'"error"' not in body, body
     return f"{repository}:{tag}"

@@ -16,11 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine import busybox_image, docker_engine
 from tests.program import run, typed
 from tests.servers import S3Server, raw_server, read_head
-
-__all__ = ["busybox_image", "docker_engine"]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import busybox_image, docker_engine
 from tests.golden_comparison import cases, differences
 from tests.golden_runs import Bucket, prepared
 from tests.servers import S3Server
-
-__all__ = ["busybox_image", "docker_engine"]
 
 
 @pytest.mark.parametrize("name", cases())

@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine import Registry, busybox_image, containers_of, docker_engine, open_registry
+from tests.engine import Registry, containers_of
 from tests.program import environment, run, typed
 from tests.servers import S3Server, raw_server, read_head
-
-__all__ = ["busybox_image", "docker_engine", "open_registry"]
 
 
 def shell(image: str, script: str, **more: Any) -> dict[str, Any]:
@@ -209,8 +207,8 @@ def test_an_engine_that_does_not_answer_is_told_before_anything_is_moved(tmp_pat
         "executors": [{"image": "busybox", "command": ["true"]}],
     }
     (tmp_path / "in").touch()
-    options = ["--allow-dir", tmp_path]
-    ended = run(task, tmp_path, *options, env={"DOCKER_HOST": f"unix://{tmp_path}/no.sock"})
+    engine = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
+    ended = run(task, tmp_path, "--allow-dir", tmp_path, env=engine)
     assert (ended.exit_code, ended.states[-1]) == (69, "SYSTEM_ERROR")
     assert "docker.sock" in ended.fields("System error", "error")[0]
     assert "download started" not in ended.messages
@@ -294,9 +292,7 @@ def test_images_are_pulled_while_inputs_download(
     assert ended.messages.index("image pull finished") < ended.messages.index("download finished")
 
 
-def test_an_image_that_is_not_to_be_had_ends_the_downloads(
-    tmp_path: Path, open_registry: Registry
-) -> None:
+def test_an_image_that_is_not_to_be_had_ends_the_downloads(tmp_path: Path, open_registry: Registry) -> None:
     stopped = threading.Event()
 
     def serve(connection: socket.socket) -> None:

@@ -28,7 +28,7 @@ from taskrunner.staging.files import PartialFile, make_placeholder, try_link, wr
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.parts import download_parts
 from taskrunner.staging.progress import Tally, told
-from taskrunner.storage.store import FileSlice, Part, StoredObject
+from taskrunner.storage.slices import FileSlice
 from taskrunner.task import FileType
 from taskrunner.urls import StoreKind, store_kind
 from taskrunner.workdir import WorkDir, make_directory
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from taskrunner.plan import Download, Plan
     from taskrunner.settings import TransferSettings
     from taskrunner.storage.opening import Stores
+    from taskrunner.storage.store import Part, StoredObject
 
 
 @dataclass(slots=True)

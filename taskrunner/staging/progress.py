@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from taskrunner.events import DownloadProgress, Reporter, UploadProgress
-    from taskrunner.storage.store import FileSlice
+    from taskrunner.storage.slices import FileSlice
 
 _TICK_SECONDS = 0.5
 

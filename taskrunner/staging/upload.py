@@ -30,7 +30,7 @@ from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
 from taskrunner.staging.parts import upload_parts
 from taskrunner.staging.progress import Tally, told
-from taskrunner.storage.store import FileSlice, Part, StoredObject, Upload
+from taskrunner.storage.slices import FileSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from taskrunner.plan import Upload as UploadRule
     from taskrunner.settings import TransferSettings
     from taskrunner.storage.opening import Stores
+    from taskrunner.storage.store import Part, StoredObject, Upload
     from taskrunner.workdir import WorkDir
 
 _ABORT_SECONDS = 10.0

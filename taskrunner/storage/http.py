@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from taskrunner.storage.store import FileSlice
+    from taskrunner.storage.slices import FileSlice
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _ONE_BYTE = {"Range": "bytes=0-0"}

@@ -21,7 +21,7 @@ from taskrunner.storage.network import Endpoint, proxy_authorization
 if TYPE_CHECKING:
     import socket
 
-    from taskrunner.storage.store import FileSlice
+    from taskrunner.storage.slices import FileSlice
 
 _BUFFER_BYTES = 1024 * 1024
 _EARLY_ANSWER_SECONDS = 5.0

@@ -25,7 +25,8 @@ from taskrunner.errors import (
     TransferIOError,
     UsageError,
 )
-from taskrunner.storage.store import FileSlice, Part, StoredObject
+from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.store import Part, StoredObject
 from taskrunner.urls import local_path
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import InputMissingError, OutputFailedError, TaskrunnerError, TransferIOError
-from taskrunner.storage.store import FileSlice, Part, StoredObject
+from taskrunner.storage.store import Part, StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from taskrunner.storage.slices import FileSlice
     from taskrunner.storage.wire import Connections
 
 _CHUNK_BYTES = 256 * 1024

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from taskrunner.aws import AwsSession
 from taskrunner.errors import OutputFailedError, TransferIOError, UsageError
 from taskrunner.storage.network import Network
-from taskrunner.storage.store import FileSlice, Part, Store
+from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.store import Part, Store
 from taskrunner.storage.wire import Connections
 from taskrunner.urls import StoreKind, store_kind
 

@@ -20,7 +20,8 @@ from taskrunner.storage.wire import Answer, Connections, Request
 
 if TYPE_CHECKING:
     from taskrunner.aws import AwsSession
-    from taskrunner.storage.store import FileSlice, StoredObject
+    from taskrunner.storage.slices import FileSlice
+    from taskrunner.storage.store import StoredObject
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 

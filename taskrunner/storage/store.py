@@ -9,15 +9,13 @@ sense (`TransientError`) or not. The contract is tested by one suite that every 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from taskrunner.errors import TransferIOError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from taskrunner.storage.slices import FileSlice
     from taskrunner.storage.wire import Connections
 
 
@@ -39,35 +37,6 @@ class StoredObject:
     """The store's version id, which readings are pinned to beside the ETag."""
     location: str | None = None
     """Where the bytes really are, if not at `url` (HTTP: after redirects)."""
-
-
-@dataclass(slots=True)
-class FileSlice:
-    """A stretch of an open file that a lane fills (download) or reads (upload); the lane never seeks.
-
-    `length` None means to the end of the stream. `done` counts the bytes moved so far and is read by the loop
-    while a lane moves it, for progress and for resuming where a connection dropped.
-    """
-
-    fd: int
-    offset: int
-    length: int | None
-    done: int = 0
-
-    def append(self, chunk: memoryview) -> None:
-        """Write the next bytes at their place.
-
-        Raises TransferIOError where the disk takes no more; a plain OSError would look like the network's.
-        """
-        while chunk:
-            try:
-                written = os.pwrite(self.fd, chunk, self.offset + self.done)
-            except OSError as error:
-                raise TransferIOError(
-                    f"can't write to the local disk: {error.strerror}; is there enough space on it?"
-                ) from error
-            self.done += written
-            chunk = chunk[written:]
 
 
 class Reading(Protocol):

@@ -32,7 +32,7 @@ from taskrunner.storage.network import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from taskrunner.storage.store import FileSlice
+    from taskrunner.storage.slices import FileSlice
 
 _BUFFER_BYTES = 1024 * 1024
 _ERROR_BODY_BYTES = 64 * 1024

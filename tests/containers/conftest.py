@@ -19,16 +19,7 @@ from taskrunner.mounts import Mount
 from taskrunner.plan import Step
 from taskrunner.settings import ContainerSettings, LogSettings, Settings
 from taskrunner.workdir import WorkDir, leased
-from tests.engine import (
-    bare_image,
-    busybox_image,
-    containers_of,
-    docker_engine,
-    locked_registry,
-    open_registry,
-)
-
-__all__ = ["bare_image", "busybox_image", "docker_engine", "locked_registry", "open_registry"]
+from tests.engine import containers_of
 
 
 class Recorder:

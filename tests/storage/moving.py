@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskrunner.storage.network import Network
-from taskrunner.storage.store import FileSlice, Part, Reading, Store, StoredObject, Upload
+from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.store import Part, Reading, Store, StoredObject, Upload
 from taskrunner.storage.wire import Connections
 
 

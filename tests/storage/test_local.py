@@ -19,7 +19,7 @@ from taskrunner.errors import (
 )
 from taskrunner.storage.local import LocalStore
 from taskrunner.storage.network import Network
-from taskrunner.storage.store import FileSlice
+from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.wire import Connections
 from tests.storage.moving import cut, put, read_whole, received
 

@@ -11,7 +11,7 @@ import pytest
 from taskrunner.errors import InputMissingError, OutputFailedError, TransientError
 from taskrunner.storage.memory import Fault, MemoryStore
 from taskrunner.storage.network import Network
-from taskrunner.storage.store import FileSlice
+from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.wire import Connections
 from tests.storage.moving import cut, put, read_whole, send
 

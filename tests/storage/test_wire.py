@@ -13,7 +13,7 @@ import pytest
 
 from taskrunner.errors import AccessDeniedError, TransferIOError, TransientError
 from taskrunner.storage.network import Network
-from taskrunner.storage.store import FileSlice
+from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.wire import Connections, Request, retry_after_seconds
 from tests.servers import raw_server, read_head
 
