@@ -10,7 +10,9 @@ needed, since that takes longer than many a task.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import ssl
 from base64 import b64decode
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
@@ -32,8 +34,13 @@ _DEFAULT_REGION = "us-east-1"
 _CONNECT_TIMEOUT_SECONDS = 10
 _LONGEST_ANSWER_SECONDS = 900
 _CALL_SECONDS = 60.0
-# https://docs.aws.amazon.com/AmazonECR/latest/userguide/registry_auth.html
-_ECR_HOST = re.compile(r"(\d{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|on\.aws)")
+_CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+# ACCOUNT.dkr.ecr.REGION.amazonaws.com, and its FIPS, dual-stack and Chinese relatives.
+# https://docs.aws.amazon.com/general/latest/gr/ecr.html
+_ECR_HOST = re.compile(
+    r"(\d{12})\.dkr[.-]ecr(?:-fips)?\.([a-z0-9-]+)\."
+    r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|on\.aws|on\.amazonwebservices\.(?:com\.cn|eu))"
+)
 
 _sent_urls: ContextVar[list[str]] = ContextVar("_sent_urls")
 
@@ -74,6 +81,11 @@ class BucketAnswer:
     """Where the bucket is, if the answer said so; refusals say it as well."""
 
 
+def is_ecr_registry(host: str) -> bool:
+    """Whether a registry is a private one of ECR, which takes tokens of `AwsSession.ecr_login`."""
+    return _ECR_HOST.fullmatch(host) is not None
+
+
 class AwsSession:
     """The AWS environment of one run; clients are made when first asked for, and closed with it."""
 
@@ -94,14 +106,16 @@ class AwsSession:
         await self._stack.aclose()
 
     async def s3_client(self, region: str | None = None) -> Any:
-        """The S3 client for a region, else for the configured one, else for us-east-1."""
+        """The S3 client for a region, else for the configured one, else for us-east-1.
+
+        Configured is what AWS_REGION says, else AWS_DEFAULT_REGION, else the profile.
+        """
         return await self._client("s3", region)
 
     async def ca_bundle(self) -> str | None:
         """The CA bundle of the environment or the profile."""
-        session = await self._opened()
-        bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001
-        return str(bundle) if bundle else None
+        async with calling("the AWS settings"):
+            return _ca_bundle(await self._opened())
 
     async def credentials(self) -> Credentials | None:
         """What signs a request made now, renewed where it was about to expire; None for unsigned requests.
@@ -172,16 +186,26 @@ class AwsSession:
             return self._session
 
     async def _client(self, service: str, region: str | None) -> Any:
-        session = await self._opened()
         async with calling(f"the AWS settings for {service}"):
+            session = await self._opened()
             region = region or session.region_name or _DEFAULT_REGION
             async with self._lock:
                 client = self._clients.get((service, region))
                 if client is None:
-                    config = self._config(session, service)
-                    making = session.client(service, region_name=region, config=config)
-                    client = self._clients[service, region] = await self._stack.enter_async_context(making)
-                    client.meta.events.register("before-send.s3.HeadBucket", _note_url)
+                    await asyncio.to_thread(_check_ca_bundle, session)
+                    client = self._clients[service, region] = await self._made(session, service, region)
+        return client
+
+    async def _made(self, session: Any, service: str, region: str) -> Any:
+        making = session.client(service, region_name=region, config=self._config(session, service))
+        try:
+            client = await self._stack.enter_async_context(making)
+        except ValueError as error:  # "Invalid endpoint: …"
+            raise UsageError(
+                f"the AWS settings for {service} can't be used: {error}; check AWS_REGION and AWS_ENDPOINT_URL "
+                "(http://HOST[:PORT] or https://HOST[:PORT]), also in the AWS profile"
+            ) from error
+        client.meta.events.register("before-send.s3.HeadBucket", _note_url)
         return client
 
     def _config(self, session: Any, service: str) -> Any:
@@ -207,7 +231,30 @@ class AwsSession:
 def _new_session() -> Any:
     import aioboto3  # noqa: PLC0415  # 0.3 s that only tasks with AWS in them should pay
 
-    return aioboto3.Session()
+    # botocore reads AWS_DEFAULT_REGION only; all other SDKs of AWS know this name, and it comes first.
+    return aioboto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+
+
+def _ca_bundle(session: Any) -> str | None:
+    bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001
+    return str(bundle) if bundle else None
+
+
+def _check_ca_bundle(session: Any) -> None:
+    """Blocking. To the SDK a CA bundle that can't be read would look like a network that fails."""
+    bundle = _ca_bundle(session) or os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(bundle)
+        except OSError as error:
+            raise unreadable_ca_bundle(bundle, error) from error
+
+
+def unreadable_ca_bundle(bundle: str, error: OSError) -> UsageError:
+    """Our error for a CA bundle that is not there or holds no certificates."""
+    name = next((name for name in _CA_VARIABLES if os.environ.get(name) == bundle), None)
+    where = name or "ca_bundle in the AWS profile"
+    return UsageError(f"can't read the CA bundle {bundle} ({error.strerror or error}); {where} names it")
 
 
 def _wants_path_style(session: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from taskrunner.dialects import Finding, Location, Members, Reader, shown
 from taskrunner.errors import InvalidTaskError, Mistake
-from taskrunner.rules import check
+from taskrunner.rules import check, unsupported_parameters
 from taskrunner.task import Task
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class LoadedTask:
     task: Task
     unknown_fields: tuple[str, ...]
     """JSON paths of fields TES does not know, as the user spelled them."""
+    unsupported_parameters: tuple[str, ...] = ()
+    """Names of the backend parameters that nothing here heeds; they are not in `task` any more, as TES wants."""
 
 
 def parse_task(document: bytes, *, new_id: Callable[[], str]) -> LoadedTask:
@@ -67,7 +69,18 @@ def parse_task(document: bytes, *, new_id: Callable[[], str]) -> LoadedTask:
         raise InvalidTaskError([Mistake(reader.spell(f.at), f.text) for f in _in_order(findings, reader)])
     if not task.id:
         task = task.model_copy(update={"id": new_id()})
-    return LoadedTask(task, tuple(reader.unknown_fields))
+    task, unsupported = _without_unsupported(task)
+    return LoadedTask(task, tuple(reader.unknown_fields), unsupported)
+
+
+def _without_unsupported(task: Task) -> tuple[Task, tuple[str, ...]]:
+    """The task without the backend parameters that are ignored, and their names."""
+    names = unsupported_parameters(task.resources) if task.resources else ()
+    if not names or task.resources is None:
+        return task, ()
+    kept = {name: value for name, value in task.resources.backend_parameters.items() if name not in names}
+    resources = task.resources.model_copy(update={"backend_parameters": kept})
+    return task.model_copy(update={"resources": resources}), names
 
 
 def _touches(at: Location, broken: set[Location]) -> bool:

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     COMPLETE = 0
     """The task is COMPLETE and every output is uploaded."""
     USAGE = 64
-    """The command line or a TASKRUNNER_ variable is wrong."""
+    """The command line, a TASKRUNNER_ variable or the AWS or Docker configuration is wrong."""
     INVALID_TASK = 65
     """The task document is wrong; every mistake is listed on standard error."""
     INPUT_MISSING = 66
@@ -56,6 +56,11 @@ class UsageError(TaskrunnerError):
     exit_code = ExitCode.USAGE
 
 
+def one_line(text: str) -> str:
+    """`text` with line breaks and control characters spelled out, so that it can't pass for more than one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
     """One thing wrong with a task document: where, as a JSON path (`inputs[0].path`), and what was expected."""
@@ -64,8 +69,9 @@ class Mistake:
     expected: str
 
     def __str__(self) -> str:
-        """`inputs[0].path: expected an absolute path, got "x"`."""
-        return f"{self.path}: {self.expected}" if self.path else self.expected
+        """`inputs[0].path: expected an absolute path, got "x"`: one line, whatever the document holds."""
+        text = f"{self.path}: {self.expected}" if self.path else self.expected
+        return one_line(text)
 
 
 class InvalidTaskError(TaskrunnerError):

@@ -346,6 +346,15 @@ class UnknownField(SystemLog):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnsupportedParameter(SystemLog):
+    """The document has a backend parameter that this runner does not know; it is ignored."""
+
+    msg = "unsupported backend parameter"
+    level = "warning"
+    parameter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePullStarted(SystemLog):
     """An image is not on the host and is being pulled, while inputs download."""
 
@@ -410,6 +419,15 @@ class ContainerNotRemoved(SystemLog):
     level = "warning"
     container: str
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOrphanRemoved(SystemLog):
+    """A container that an earlier runner of this task left behind when it was killed is gone now."""
+
+    msg = "orphan container removed"
+    level = "warning"
+    container: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,12 +496,14 @@ FUNNEL_KINDS: tuple[type[Event], ...] = (
 )
 OUR_KINDS: tuple[type[Event], ...] = (
     UnknownField,
+    UnsupportedParameter,
     ImagePullStarted,
     ImagePullFinished,
     OutputMissing,
     OutputSkipped,
     WorkDirNotRemoved,
     ContainerNotRemoved,
+    ContainerOrphanRemoved,
     OwnershipNotChanged,
     LogStreamLost,
     DownloadProgress,

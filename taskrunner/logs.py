@@ -93,6 +93,7 @@ class JsonLog:
         self._progress_ns = int(progress_seconds * _NANOSECONDS)
         self._last_live: dict[type[Event], int] = {}
         self._system_logs: list[str] = []
+        self._copy_complete = False
         self._outlets: dict[str, _Outlet] = {}
         if copy is not None:
             self._outlets[_COPY] = _fresh_file(copy)
@@ -113,13 +114,16 @@ class JsonLog:
         self._remember(event)
         self._thread.put(event)
 
-    def close(self, patience_seconds: float = 10.0) -> None:
-        """Write everything reported so far, then close the copy; safe to call again. Blocks.
+    def close(self, patience_seconds: float = 10.0) -> bool:
+        """Write everything reported so far, then close the copy; whether that is complete. Blocks.
 
-        `patience_seconds` bounds the wait for a reader that takes nothing, so that a run can always end.
+        Safe to call again. `patience_seconds` bounds the wait for a reader that takes nothing, so that a run
+        can always end.
         """
         if self._thread.close(patience_seconds) and (copy := self._outlets.pop(_COPY, None)):
             copy.close()
+            self._copy_complete = True
+        return self._copy_complete
 
     def _remember(self, event: Event) -> None:
         if isinstance(event, SystemLog) and event.level in ("warning", "error"):

@@ -92,6 +92,8 @@ class Plan:
     uploads: tuple[Upload, ...]
     unknown_fields: tuple[str, ...] = ()
     """JSON paths of fields TES does not know."""
+    unsupported_parameters: tuple[str, ...] = ()
+    """Names of backend parameters that nothing here heeds."""
 
 
 def docker_run_command(step: Step, *, read_only_root: bool) -> str:
@@ -125,6 +127,7 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
         "executors": [_step_as_json(step) for step in plan.steps],
         "uploads": [_upload_as_json(upload) for upload in plan.uploads],
         "unknown_fields": list(plan.unknown_fields),
+        "unsupported_parameters": list(plan.unsupported_parameters),
     }
 
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import AccessDeniedError
+from taskrunner.errors import AccessDeniedError, one_line
 from taskrunner.mounts import (
     Mount,
     directories,
@@ -52,13 +52,14 @@ def make_plan(loaded: LoadedTask, settings: Settings, *, root: Path | None = Non
         steps=tuple(_step(task.id, index, executor, mounts) for index, executor in enumerate(task.executors)),
         uploads=tuple(_uploads(task, root)),
         unknown_fields=loaded.unknown_fields,
+        unsupported_parameters=loaded.unsupported_parameters,
     )
 
 
 def _require_allowed(task: Task, allowed_dirs: tuple[Path, ...]) -> None:
     allowed = tuple(_absolute(directory) for directory in allowed_dirs)
     refused = [
-        f"  {place_in_task}: {redact(url)}"
+        f"  {place_in_task}: {one_line(redact(url))}"
         for place_in_task, url in _urls(task)
         if store_kind(url) is StoreKind.LOCAL
         and not any(local_path(url).is_relative_to(directory) for directory in allowed)

@@ -7,20 +7,20 @@ module needs to remember it. What an executor prints itself is its own business 
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 MASK = "***"
 
 _SECRET_NAME = re.compile(
-    r"(?i)(secret|passw|passphrase|token|credential|bearer|api[-_]?key|access[-_]?key|private[-_]?key"
-    r"|encryption[-_]?key|auth(?!or(?!i[sz]))|cookie|session[-_]?key|(^|[-_])(pwd|pass|key|sas|pat|dsn)($|[-_]))"
+    r"(?i)(secret|passw|passphrase|token|credential|bearer|(api|access|account|private|encryption|session)[-_]?key"
+    r"|auth(?!or(?!i[sz]))|cookie|(^|[-_])(pwd|pass|key|sas|pat|dsn)($|[-_]))"
 )
-_USERINFO = re.compile(r"(?<=://)[^/?#\s\"']*@")
-# What carries the right to a presigned or shared-access URL: S3 (v4, v2), Google, Azure, CloudFront, OAuth.
-_SECRET_PARAMETER = re.compile(
-    r"(?i)([?&;](?:x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential"
-    r"|signature|awsaccesskeyid|key-pair-id|policy|sig|token|access_token|id_token|api_?key|apikey|key|auth"
-    r"|password|passwd|secret|client_secret)=)[^&\s\"'#]+"
-)
+_USERINFO = re.compile(r"(?<=://)[^/?#\s\"]*@")
+# Beside secret-looking names, what carries the right to a presigned or shared-access URL: S3, Google, Azure,
+# CloudFront and their likes, whose parameters end in `signature` or are among these.
+_CARRIES_A_RIGHT = re.compile(r"(?i)signature$|^(sig|policy|awsaccesskeyid|key-pair-id)$")
+_PARAMETER = re.compile(r"([?&;#])([^?&;#=\s\"']{1,100})=([^&;\s\"'#]+)")
+_MEMBER = re.compile(r"""(["'])([^"']{1,100})\1(\s*:\s*)(["'])(?:\\.|(?!\4).)*\4""")
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
@@ -34,9 +34,26 @@ def is_secret_name(name: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """`text` with the secrets of every URL in it, and every AWS access key id, replaced by `***`."""
+    """`text` with the secrets of every URL and JSON object in it, and every AWS access key id, as `***`."""
     if "@" in text:
         text = _USERINFO.sub(f"{MASK}@", text)
     if "=" in text:
-        text = _SECRET_PARAMETER.sub(rf"\1{MASK}", text)
+        text = _PARAMETER.sub(_masked_parameter, text)
+    if ":" in text:
+        text = _MEMBER.sub(_masked_member, text)
     return _ACCESS_KEY.sub(MASK, text)
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    separator, name, _ = found.groups()
+    plain = unquote(name).removeprefix("amp;")
+    if is_secret_name(plain) or _CARRIES_A_RIGHT.search(plain):
+        return f"{separator}{name}={MASK}"
+    return found[0]
+
+
+def _masked_member(found: re.Match[str]) -> str:
+    quote, name, colon, value_quote = found.groups()
+    if is_secret_name(name):
+        return f"{quote}{name}{quote}{colon}{value_quote}{MASK}{value_quote}"
+    return found[0]

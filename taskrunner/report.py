@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import ExitCode, TaskrunnerError
+from taskrunner.redaction import redact
 from taskrunner.task import ExecutorLog, OutputFileLog, State, Task, TaskLog, task_as_json
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def conclude(error: BaseException | None, failed: StepResult | None) -> Verdict:
         )
     if failed is not None:
         code = failed.exit_code if failed.exit_code is not None else ExitCode.RETRY
-        return Verdict(State.EXECUTOR_ERROR, code, f"exit status {code}")
+        why = f": {failed.error}" if failed.error else ""
+        return Verdict(State.EXECUTOR_ERROR, code, f"exit status {code}{why}")
     return Verdict(State.COMPLETE, ExitCode.COMPLETE)
 
 
@@ -111,5 +113,5 @@ def _executor_log(result: StepResult) -> ExecutorLog:
 
 def rejection_document(message: str) -> dict[str, object]:
     """The same for a document that could not be run at all: there is no task to tell, only why."""
-    log = {"logs": [], "outputs": [], "system_logs": [message]}
+    log = {"logs": [], "outputs": [], "system_logs": [redact(message)]}
     return {"state": State.SYSTEM_ERROR.value, "executors": [], "logs": [log]}

@@ -1,8 +1,9 @@
 """When and how often something is tried again: one way for transfers, small files and image pulls.
 
 Only a `TransientError` is worth another try; everything else is told at once. Waits grow exponentially with
-jitter, a server's own Retry-After is honoured, and both the number of tries and their time are bounded. This
-is the only module that imports stamina.
+jitter, a server's own Retry-After is honoured, and the number of tries is bounded and with it the time spent
+waiting. The time a try itself takes does not count: a connection that worked well for an hour and then breaks
+is as much worth another try as one that broke at once. This is the only module that imports stamina.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often, and how long altogether, something is tried."""
+    """How often something is tried, and how long is waited in between."""
 
     attempts: int
-    timeout_seconds: float
-    """No further try begins later than this."""
     first_wait_seconds: float = 0.2
     longest_wait_seconds: float = 20.0
 
@@ -39,7 +38,7 @@ class Patience:
             stamina.retry_context(
                 on=self._wait,
                 attempts=self.attempts,
-                timeout=self.timeout_seconds,
+                timeout=None,
                 wait_initial=self.first_wait_seconds,
                 wait_max=self.longest_wait_seconds,
                 wait_jitter=5 * self.first_wait_seconds,

@@ -15,13 +15,18 @@ from taskrunner.dialects import Finding, Location, shown
 from taskrunner.mounts import directories, is_pattern
 from taskrunner.paths import components, fixed_directory, has_wildcard, is_within, normalise
 from taskrunner.redaction import redact
+from taskrunner.reference import parse_reference
 from taskrunner.task import Executor, FileType, Input, Output, Resources, Task
-from taskrunner.urls import READABLE, WRITABLE, S3Url, StoreKind, local_path, store_kind
+from taskrunner.urls import READABLE, WRITABLE, S3Url, StoreKind, ascii_host, local_path, store_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_BACKEND_PARAMETERS: frozenset[str] = frozenset()
+"""Names, in lower case, of the backend parameters that are heeded: so far none is needed."""
+_LONGEST_NAME_BYTES = 255
+"""Of one component of a path, on every file system that matters (NAME_MAX)."""
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
@@ -51,9 +56,11 @@ def check(task: Task) -> Iterator[Finding]:
 def _check_executor(executor: Executor, at: Location) -> Iterator[Finding]:
     if not executor.image:
         yield Finding((*at, "image"), "expected the name of an image, got nothing")
-    elif _UNPRINTABLE.search(executor.image):
-        expected = "an image's name without spaces and control characters"
-        yield Finding((*at, "image"), f"expected {expected}, got {shown(executor.image)}")
+    else:
+        try:
+            parse_reference(executor.image)
+        except ValueError as error:
+            yield Finding((*at, "image"), f"{error}, got {shown(executor.image)}")
     if not executor.command:
         yield Finding((*at, "command"), "expected a program and its arguments, got nothing")
     for index, argument in enumerate(executor.command):
@@ -89,6 +96,16 @@ def _check_resources(resources: Resources) -> Iterator[Finding]:
     for name, amount in amounts.items():
         if amount is not None and amount < 0:
             yield Finding(("resources", name), f"expected 0 or more, got {amount}")
+    if resources.backend_parameters_strict:
+        expected = "only parameters that this runner knows, since backend_parameters_strict is true"
+        for name in unsupported_parameters(resources):
+            at = ("resources", "backend_parameters", name)
+            yield Finding(at, f"expected {expected}: it knows none")
+
+
+def unsupported_parameters(resources: Resources) -> tuple[str, ...]:
+    """The backend parameters that nothing here heeds, as the user spelled them; TES compares them caselessly."""
+    return tuple(name for name in resources.backend_parameters if name.lower() not in _BACKEND_PARAMETERS)
 
 
 def _check_input(item: Input, at: Location) -> Iterator[Finding]:
@@ -137,7 +154,7 @@ def _check_path(path: str, at: Location, *, root_allowed: bool = False) -> Itera
         yield Finding(at, problem)
 
 
-def path_problem(path: str, *, root_allowed: bool = False) -> str | None:
+def path_problem(path: str, *, root_allowed: bool = False) -> str | None:  # noqa: PLR0911  # one a rule
     """What is wrong with a container path; None if nothing is."""
     if not path:
         return "expected an absolute path, got nothing"
@@ -147,6 +164,8 @@ def path_problem(path: str, *, root_allowed: bool = False) -> str | None:
         return f"expected a path without NUL characters, got {shown(path)}"
     if ".." in components(path):
         return f"expected a path without `..`, got {shown(path)}"
+    if any(len(part.encode()) > _LONGEST_NAME_BYTES for part in components(path)):
+        return f"expected a path whose names have at most {_LONGEST_NAME_BYTES} bytes, got {shown(path)}"
     if normalise(path) == "/" and not root_allowed:
         return f"expected a path below /, which itself can't be mounted, got {shown(path)}"
     return None
@@ -194,16 +213,22 @@ def _store_problem(url: str, kind: StoreKind | None) -> str | None:
         _s3_key(url, versioned=False)
     if kind is StoreKind.LOCAL:
         local_path(url)
-    if kind is StoreKind.HTTP and not _is_web_address(url):
-        return f"expected a web address with a host and without spaces, got {shown(url)}"
+    if kind is StoreKind.HTTP:
+        return _web_problem(url)
     return None
 
 
-def _is_web_address(url: str) -> bool:
+def _web_problem(url: str) -> str | None:
     try:
-        return bool(urlsplit(url).hostname) and not _UNPRINTABLE.search(url)
-    except ValueError:  # "Invalid IPv6 URL"
-        return False
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:  # "Invalid IPv6 URL", "Port out of range 0-65535"
+        host = None
+    if not host or _UNPRINTABLE.search(url):
+        return f"expected a web address with a host and without spaces, got {shown(url)}"
+    if ":" not in host:
+        ascii_host(host)
+    return None
 
 
 def _s3_key(url: str, *, versioned: bool) -> str:

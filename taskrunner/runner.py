@@ -22,6 +22,7 @@ from taskrunner import __version__, events
 from taskrunner.containers.engine import Engine
 from taskrunner.containers.executor import StepResult, run_step
 from taskrunner.containers.images import ensure_image
+from taskrunner.containers.lifetime import remove_orphans
 from taskrunner.containers.ownership import give_back
 from taskrunner.containers.registry import RegistryLogin, read_docker_config
 from taskrunner.errors import InputMissingError, OutputFailedError, TaskrunnerError, several, the_error_in
@@ -29,8 +30,10 @@ from taskrunner.events import OutputLog, Reporter, rfc3339_nano
 from taskrunner.mounts import host_path
 from taskrunner.report import Report, conclude, failed_step
 from taskrunner.settings import OnExecutorError, Settings
+from taskrunner.shielded import to_the_end
 from taskrunner.staging.download import stage_in
 from taskrunner.staging.upload import stage_out
+from taskrunner.storage.opening import check_store
 from taskrunner.task import State
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     from taskrunner.plan import Plan
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
+
+_PULLS_AT_ONCE = 4
+_GIVE_BACK_SECONDS = 5.0
+"""How long files may take to change hands while the task is being stopped."""
 
 
 async def run_task(
@@ -55,13 +62,19 @@ async def run_task(
         await run.carry_out()
     except BaseExceptionGroup as group:
         error = the_error_in(group)
-    except asyncio.CancelledError as cancelled:
-        error = cancelled
-        if (this_task := asyncio.current_task()) is not None:
-            this_task.uncancel()
-    except Exception as raised:  # noqa: BLE001  # told as the verdict, with its traceback
+    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # told as the verdict
         error = raised
-    return run.tell_verdict(error)
+    return run.tell_verdict(_stop_or(error))
+
+
+def _stop_or(error: BaseException | None) -> BaseException | None:
+    """`error`, or the stop that came before it: what breaks while everything winds up is not the reason."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        return error
+    while task.cancelling():
+        task.uncancel()
+    return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
 
 
 @dataclass(slots=True)
@@ -76,7 +89,7 @@ class _Run:
     start_time: str = field(default_factory=lambda: rfc3339_nano(time.time_ns()))
     metadata: Mapping[str, str] = field(default_factory=lambda: {"hostname": socket.gethostname()})
     steps: list[StepResult] = field(default_factory=list)
-    outputs: tuple[OutputLog, ...] = ()
+    outputs: list[OutputLog] = field(default_factory=list)
 
     def tell_beginning(self) -> None:
         self.reporter.report(events.Version(version=__version__))
@@ -85,10 +98,13 @@ class _Run:
         self.reporter.report(events.TaskMetadata(metadata=self.metadata))
         for path in self.plan.unknown_fields:
             self.reporter.report(events.UnknownField(field_path=path))
+        for name in self.plan.unsupported_parameters:
+            self.reporter.report(events.UnsupportedParameter(parameter=name))
 
     async def carry_out(self) -> None:
         await self._check_stores()
         async with Engine() as engine:
+            await remove_orphans(engine, self.plan.task.id, self._host_root, self.reporter)
             try:
                 async with self._pulling(engine) as images:
                     await stage_in(
@@ -105,12 +121,12 @@ class _Run:
         errors: dict[str, TaskrunnerError] = {}
         for url in dict.fromkeys(download.url for download in self.plan.downloads):
             try:
-                await self.stores.store_for(url).check(url)
+                await check_store(self.stores, url)
             except TaskrunnerError as error:
                 errors[url] = error
         for url in dict.fromkeys(upload.url for upload in self.plan.uploads):
             try:
-                await self.stores.store_for(url).check(url)
+                await check_store(self.stores, url)
             except InputMissingError as error:
                 errors[url] = OutputFailedError(str(error))
             except TaskrunnerError as error:
@@ -123,18 +139,21 @@ class _Run:
         """Every image on its way to the host, side by side; the first that is not to be had ends all."""
         policy = self.settings.containers.pull_policy
         config = await asyncio.to_thread(read_docker_config)
+        turns = asyncio.Semaphore(_PULLS_AT_ONCE)
         login = RegistryLogin(config, ecr_login=self.stores.aws.ecr_login)
+
+        async def pull(image: str) -> None:
+            async with turns:
+                await ensure_image(engine, image, policy=policy, login=login, reporter=self.reporter)
+
         async with asyncio.TaskGroup() as group:
             pulls = {
-                image: group.create_task(
-                    ensure_image(engine, image, policy=policy, login=login, reporter=self.reporter),
-                    name=f"image {image}",
-                )
+                image: group.create_task(pull(image), name=f"image {image}")
                 for image in dict.fromkeys(step.image for step in self.plan.steps)
             }
             yield pulls
-            for pull in pulls.values():
-                pull.cancel()
+            for unneeded in pulls.values():
+                unneeded.cancel()
 
     async def _execute(self, engine: Engine, images: Mapping[str, asyncio.Task[None]]) -> None:
         for step in self.plan.steps:
@@ -150,19 +169,25 @@ class _Run:
             if failed_step(self.plan.steps, self.steps) is not None:
                 return
 
+    @property
+    def _host_root(self) -> str:
+        """The task's directory as the Docker host calls it."""
+        return host_path(self.workdir.root, self.settings.work.host_paths)
+
     async def _give_back(self, engine: Engine) -> None:
         """What executors made as root is the runner's again, so that it can be read and removed."""
         if os.geteuid() == 0 or not self.steps:
             return
-        await give_back(
+        giving_back = give_back(
             engine,
-            host_path(self.workdir.root, self.settings.work.host_paths),
+            self._host_root,
             task_id=self.plan.task.id,
             images=[step.image for step in self.plan.steps],
             uid=os.geteuid(),
             gid=os.getegid(),
             reporter=self.reporter,
         )
+        await to_the_end(giving_back, name="give back", limit_seconds=_GIVE_BACK_SECONDS)
 
     async def _stage_out(self) -> None:
         failed = failed_step(self.plan.steps, self.steps)
@@ -175,8 +200,9 @@ class _Run:
             self.settings.transfer,
             self.reporter,
             succeeded=failed is None,
+            on_uploaded=self.outputs.append,
         )
-        self.outputs = staged_out.outputs
+        self.outputs = list(staged_out.outputs)
         if staged_out.outputs:
             self.reporter.report(events.TaskOutputs(outputs=staged_out.outputs))
         if staged_out.errors and failed is None:
@@ -196,5 +222,5 @@ class _Run:
             end_time=end_time,
             metadata=self.metadata,
             steps=tuple(self.steps),
-            outputs=self.outputs,
+            outputs=tuple(self.outputs),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from taskrunner.retrying import Patience
 
-_TRANSFER_PATIENCE = Patience(attempts=8, timeout_seconds=120.0)
+_TRANSFER_PATIENCE = Patience(attempts=8)
 
 
 class PullPolicy(StrEnum):
@@ -86,7 +86,7 @@ class TransferSettings:
     part_bytes: int = 8 * 1024 * 1024
     """Size of one ranged request; grows where an upload would need more than 10,000 parts."""
     patience: Patience = _TRANSFER_PATIENCE
-    """Tries for one part (or one question to a store) before its file fails."""
+    """Tries for one part (or one question to a store) that bring nothing, before its file fails."""
     read_timeout_seconds: float = 60.0
     """How long a connection may stay silent before it is given up and tried anew."""
 

@@ -69,12 +69,18 @@ _LOOKS: dict[type[Event], tuple[str, str, Callable[[Any], str]]] = {
     events.ExecError: ("✗", "red", lambda e: f"executor failed: {e.error}"),
     events.SystemErrorEvent: ("✗", "red", lambda e: f"system error: {e.error}"),
     events.UnknownField: ("!", "yellow", lambda e: f"unknown field {e.field_path} is ignored"),
+    events.UnsupportedParameter: ("!", "yellow", lambda e: f"backend parameter {e.parameter} is ignored"),
     events.ImagePullStarted: ("↓", "dim", lambda e: f"image {e.image}"),
     events.ImagePullFinished: ("↓", "cyan", lambda e: f"image {e.image} in {e.seconds:.1f} s"),
     events.OutputMissing: ("!", "yellow", lambda e: f"output {e.path} was not made ({e.url})"),
     events.OutputSkipped: ("!", "yellow", lambda e: f"output {e.path} is left out: {e.reason}"),
     events.WorkDirNotRemoved: ("!", "yellow", lambda e: f"{e.path} could not be removed: {e.error}"),
     events.ContainerNotRemoved: ("!", "yellow", lambda e: f"{e.container} could not be removed: {e.error}"),
+    events.ContainerOrphanRemoved: (
+        "!",
+        "yellow",
+        lambda e: f"removed {e.container}, which an earlier run of this task left",
+    ),
     events.OwnershipNotChanged: ("!", "yellow", lambda e: f"{e.path} still belongs to root: {e.error}"),
     events.LogStreamLost: ("!", "yellow", lambda e: f"events no longer reach {e.stream}: {e.error}"),
 }

@@ -8,12 +8,15 @@ contain spaces, `#`, `%`, `+` and `?`; only a `?versionId=` at the very end of a
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
 _VERSION_ID = "?versionId="
+_LONGEST_HOST = 253
+_NO_HOST = re.compile(r"[\s\x00-\x1f\x7f<>\"\\^`{|}]")
 
 
 class StoreKind(StrEnum):
@@ -88,6 +91,22 @@ def local_path(url: str) -> Path:
         raise ValueError("a path can't hold a NUL character")
     normal = posixpath.normpath(path)
     return Path("/" + normal.lstrip("/"))
+
+
+def ascii_host(host: str) -> str:
+    """A web address's host as the network's name service knows it: labels of other alphabets in IDNA.
+
+    Raises ValueError, with what was expected, where no host can have that name (RFC 1123, section 2.1).
+    """
+    if not host or _NO_HOST.search(host):
+        raise ValueError(f'expected a host name, got "{host}"')
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f'expected a host name, its labels of 1 to 63 characters, got "{host}"') from error
+    if len(name.rstrip(".")) > _LONGEST_HOST:
+        raise ValueError(f'expected a host name of at most {_LONGEST_HOST} characters, got "{host}"')
+    return name
 
 
 def join(directory_url: str, name: str) -> str:

@@ -17,16 +17,17 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import TransferIOError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+_LEASE = "taskrunner-lease"
 _MOST_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 
 
@@ -109,7 +110,8 @@ def leased(root: Path) -> Iterator[WorkDir]:
     """The work directory at `root`, empty and owned by us for as long as the context lasts.
 
     What a dead runner left there is removed. Where a live one holds the lease (two runners with one task id on
-    one host), ours stands beside it, with a suffix. The lease is a `flock`, so it ends with our process.
+    one host), or the leavings are not ours to remove, ours stands beside it, with a suffix. The lease is a
+    `flock`, so it ends with our process.
 
     Raises TransferIOError where the directory can't be made.
     """
@@ -128,36 +130,54 @@ def leased(root: Path) -> Iterator[WorkDir]:
 
 def _take(root: Path) -> tuple[WorkDir, int]:
     root.parent.mkdir(parents=True, exist_ok=True)
-    candidate = WorkDir(root, root.with_name(f".{root.name}"))
-    for attempt in range(2, 1000):
-        lease = _lock(candidate.staging)
+    for attempt in range(1, 1000):
+        suffix = f".{attempt}" if attempt > 1 else ""
+        candidate = WorkDir(root.with_name(f"{root.name}{suffix}"), root.with_name(f".{root.name}{suffix}"))
+        lease = _lease(candidate)
         if lease is not None:
-            break
-        candidate = WorkDir(
-            root.with_name(f"{root.name}.{attempt}"), root.with_name(f".{root.name}.{attempt}")
+            make_directory(candidate.root)
+            return candidate, lease
+    raise OSError(errno.EEXIST, "everything of that name is somebody else's")
+
+
+def _lease(candidate: WorkDir) -> int | None:
+    """The lease's open file, or None where the directories are somebody else's.
+
+    A task's id is a stranger's word, and `--work-dir` may hold anything. So what is there already is ours to
+    clear only if the lease file says that a runner made it, and only if no live one holds it.
+    """
+    try:
+        candidate.staging.mkdir(mode=0o700)
+        flags = os.O_CREAT | os.O_EXCL
+    except FileExistsError:
+        flags = 0
+    if flags and os.path.lexists(candidate.root):
+        candidate.staging.rmdir()
+        return None
+    try:
+        lease = os.open(
+            candidate.staging / _LEASE,
+            os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags,
+            0o600,
         )
-    else:
-        raise OSError(errno.EEXIST, "a thousand live runners own this task's directories")
-    if os.path.lexists(candidate.root):
-        remove_tree(candidate.root)
-    make_directory(candidate.root)
-    return candidate, lease
-
-
-def _lock(staging: Path) -> int | None:
-    """The lease's open file, or None where a live runner holds it."""
-    staging.mkdir(mode=0o700, exist_ok=True)
-    lease = os.open(staging / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The former owner may have removed the file between our open and our lock.
-        if os.fstat(lease).st_nlink == 0:
-            os.close(lease)
-            return _lock(staging)
+        if os.fstat(lease).st_nlink and _cleared(candidate.root):
+            return lease
     except BlockingIOError:
-        os.close(lease)
-        return None
-    return lease
+        pass
+    os.close(lease)
+    return None
+
+
+def _cleared(root: Path) -> bool:
+    """Whether nothing is left of an earlier run; what root made there only root can remove."""
+    if os.path.lexists(root):
+        remove_tree(root, lambda _path, _error: None)
+    return not os.path.lexists(root)
 
 
 def make_directory(path: Path) -> None:
@@ -170,21 +190,51 @@ def make_directory(path: Path) -> None:
         parent.chmod(0o775)
 
 
-def remove_tree(path: Path, on_error: Callable[[str, OSError], None] | None = None) -> None:
-    """Remove a directory and everything in it, never following a link.
+def remove_tree(path: Path, on_error: Callable[[str, OSError], None]) -> None:
+    """Remove a directory and everything in it, never following a link. What can't be is told and left.
 
-    What can't be removed is told to `on_error` (path, why) and left; without `on_error` it is raised.
+    An executor may have nested directories deeper than a path can name, so none is entered below the first
+    level: a directory inside another is moved up before it is emptied. Directories closed even to their owner
+    (mode 0555, 000) are opened first.
     """
+    todo = [(path, str(path))]
+    emptied: list[tuple[Path, str]] = []
+    while todo:
+        here, known_as = todo.pop()
+        emptied.append((here, known_as))
+        with suppress(OSError):
+            here.chmod(0o700)
+        try:
+            entries = list(os.scandir(here))
+        except OSError as error:
+            on_error(known_as, error)
+            continue
+        for entry in entries:
+            name = f"{known_as}/{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append((_moved_up(Path(entry.path), here, path), name))
+                else:
+                    Path(entry.path).unlink()
+            except OSError as error:
+                on_error(name, error)
+    for directory, known_as in reversed(emptied):
+        try:
+            directory.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # what is left in it was told already
+                on_error(known_as, error)
 
-    def tell(_function: object, failed: str, error: tuple[type, BaseException, object]) -> None:
-        cause = error[1]
-        if isinstance(cause, FileNotFoundError):
-            return
-        if on_error is None or not isinstance(cause, OSError):
-            raise cause
-        on_error(failed, cause)
 
-    shutil.rmtree(path, onerror=tell)
+def _moved_up(directory: Path, parent: Path, top: Path) -> Path:
+    """`directory`, moved from `parent` to the first level below `top`, unless it is there already."""
+    if parent == top:
+        return directory
+    with suppress(OSError):
+        directory.chmod(0o700)  # only a directory that may be written to can get another parent
+    moved = top / f".{secrets.token_hex(8)}"
+    directory.rename(moved)
+    return moved
 
 
 def is_regular(mode: int) -> bool:

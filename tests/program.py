@@ -72,11 +72,12 @@ def run(
     *options: str | Path,
     env: Mapping[str, str] | None = None,
     stop_after: str | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
     on_event: Mapping[str, Callable[[], None]] | None = None,
 ) -> Ended:
     """Run a task with its files below `tmp_path`/work.
 
-    SIGTERM follows the first event named `stop_after`; `on_event` is what to do at others, by their names.
+    A signal follows the first event named `stop_after`; `on_event` is what to do at others, by their names.
     """
     task_id = f"test-{uuid4().hex[:12]}"
     document = tmp_path / f"{task_id}.json"
@@ -97,7 +98,7 @@ def run(
                 if f'"msg":"{name}"' in line:
                     action()
             if stop_after is not None and f'"msg":"{stop_after}"' in line:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(stop_signal)
                 stop_after = None
         stdout = process.stdout.read() if process.stdout else ""
     events = tuple(json.loads(line) for line in lines if line.startswith("{"))

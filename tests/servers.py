@@ -13,12 +13,14 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from aiohttp import web
@@ -171,6 +173,46 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+@contextmanager
+def slow_proxy(url: str, *, bytes_per_second: int) -> Iterator[str]:
+    """Another address for the server at `url`, to which bytes come and go slowly, all connections together."""
+    target = urlsplit(url)
+    pace = threading.Lock()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while chunk := source.recv(16 * 1024):
+                with pace:
+                    time.sleep(len(chunk) / bytes_per_second)
+                sink.sendall(chunk)
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def serve(near: socket.socket) -> None:
+        far = socket.create_connection((target.hostname or "", target.port or 80))
+        pumps = [threading.Thread(target=pump, args=ends, daemon=True) for ends in ((near, far), (far, near))]
+        for thread in pumps:
+            thread.start()
+        for thread in pumps:
+            thread.join()
+        far.close()
+        near.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+        thread = threading.Thread(target=accept, name="slow-proxy", daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def read_head(connection: socket.socket) -> bytes:

@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
 
 from tests.engine import Registry, containers_of
-from tests.program import environment, run, typed
-from tests.servers import S3Server, raw_server, read_head
+from tests.program import command, environment, run, typed
+from tests.servers import S3Server, raw_server, read_head, slow_proxy
 
 
 def shell(image: str, script: str, **more: Any) -> dict[str, Any]:
@@ -244,6 +245,104 @@ def test_a_stopped_task_leaves_no_container_and_no_file_and_says_so(
     assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
 
 
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_stopped_upload_leaves_no_upload_open(
+    signal_name: str, tmp_path: Path, moto: S3Server, busybox_image: str
+) -> None:
+    bucket = moto.make_bucket()
+    with slow_proxy(moto.url, bytes_per_second=2_000_000) as url:
+        task = {
+            "executors": [shell(busybox_image, "dd if=/dev/zero of=/out/big bs=1M count=40 2>&1")],
+            "outputs": [{"url": f"s3://{bucket}/big", "path": "/out/big"}],
+        }
+        env = {"AWS_ENDPOINT_URL": url}
+        ended = run(task, tmp_path, env=env, stop_after="upload started", stop_signal=Signals[signal_name])
+    assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
+    assert signal_name in ended.fields("System error", "error")[0]
+    assert moto.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    assert moto.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
+
+
+def test_a_stopped_download_leaves_no_file_and_never_starts_an_executor(
+    tmp_path: Path, s3: S3Server, busybox_image: str
+) -> None:
+    bucket = s3.make_bucket()
+    s3.client().put_object(Bucket=bucket, Key="big", Body=bytes(20_000_000))
+    with slow_proxy(s3.url, bytes_per_second=1_000_000) as url:
+        task = {
+            "inputs": [{"url": f"s3://{bucket}/big", "path": "/data/big"}],
+            "executors": [shell(busybox_image, "true")],
+        }
+        ended = run(task, tmp_path, env={"AWS_ENDPOINT_URL": url}, stop_after="download started")
+    assert (ended.exit_code, ended.states) == (75, ["INITIALIZING", "CANCELED"])
+    assert left(tmp_path) == []
+
+
+def test_a_signal_after_the_verdict_changes_nothing(tmp_path: Path, s3: S3Server, busybox_image: str) -> None:
+    bucket = s3.make_bucket()
+    with slow_proxy(s3.url, bytes_per_second=20_000) as url:
+        task = {"executors": [shell(busybox_image, "true")], "description": "d" * 30_000}
+        options = ["--result", f"s3://{bucket}/result.json"]
+        ended = run(task, tmp_path, *options, env={"AWS_ENDPOINT_URL": url}, stop_after="TASK_END_TIME")
+    assert (ended.exit_code, ended.states[-1], left(tmp_path)) == (0, "COMPLETE", [])
+    result = s3.client().get_object(Bucket=bucket, Key="result.json")["Body"].read()
+    assert json.loads(result)["state"] == "COMPLETE"
+
+
+def test_a_runner_that_waits_for_standard_input_can_be_stopped(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    process = subprocess.Popen(
+        command("run", "-", "--result", result),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment({"PYTHONASYNCIODEBUG": "0"}),
+        text=True,
+    )
+    with process:
+        while not stops_are_heard(process.pid):
+            assert process.poll() is None
+        process.send_signal(Signals.SIGTERM)
+        assert process.wait(timeout=30) == 75
+        assert "stopped by a signal before the task began" in (
+            process.stderr.read() if process.stderr else ""
+        )
+    assert json.loads(result.read_text())["state"] == "SYSTEM_ERROR"
+
+
+def stops_are_heard(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (Signals.SIGTERM - 1) & 1)
+
+
+def test_a_store_that_is_busy_at_first_is_asked_again(tmp_path: Path, busybox_image: str) -> None:
+    answers = iter([b"503 Slow Down"])
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        status = next(answers, b"200 OK")
+        connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with raw_server(serve) as url:
+        task = {
+            "executors": [shell(busybox_image, "exit 7")],
+            "outputs": [{"url": "s3://bucket/x", "path": "/out/x"}],
+        }
+        env = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        ended = run(task, tmp_path, env=env)
+    assert ended.exit_code == 7
+
+
+def test_the_secrets_of_the_documents_own_url_are_not_told(tmp_path: Path) -> None:
+    url = "http://user:hunter2@127.0.0.1:9/t.json?X-Amz-Signature=hunter3"
+    result = tmp_path / "result.json"
+    exit_code, _, stderr = typed("run", url, "--result", result)
+    assert (exit_code, "127.0.0.1:9" in stderr) == (75, True)
+    assert "hunter" not in stderr + result.read_text()
+
+
 def test_the_work_directory_can_be_kept(tmp_path: Path, busybox_image: str) -> None:
     ended = run({"executors": [shell(busybox_image, "echo x > /tmp/kept")]}, tmp_path, "--leave-work-dir")
     assert left(tmp_path) == [ended.task_id]
@@ -311,7 +410,7 @@ def test_an_image_that_is_not_to_be_had_ends_the_downloads(tmp_path: Path, open_
 
 
 AS_NOBODY = """
-import contextlib, encodings.utf_8_sig, gzip, io, os, sys
+import concurrent.futures.thread, contextlib, encodings.utf_8_sig, gzip, io, os, sys
 import aiodocker, aiohttp, structlog, stamina, encodings.idna
 import taskrunner.runner, taskrunner.document, taskrunner.planning, taskrunner.identity, taskrunner.storage.local, taskrunner.cli.telling
 from taskrunner.cli import command, exit_code_of
@@ -329,7 +428,9 @@ def test_a_runner_that_is_not_root_reads_and_removes_what_root_made(
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")
-    script = "umask 077; mkdir /out/d /tmp/d; echo x > /out/x; echo y > /tmp/d/y"
+    script = (
+        "umask 077; mkdir /out/d /tmp/d; echo x > /out/x; echo y > /tmp/d/y; chmod 555 /tmp/d; chmod 0 /out/d"
+    )
     with tempfile.TemporaryDirectory() as home:
         os.chown(home, 65534, 65534)
         task = {
@@ -348,3 +449,30 @@ def test_a_runner_that_is_not_root_reads_and_removes_what_root_made(
         )
         assert (ended.returncode, "not removed" in ended.stderr) == (0, False), ended.stderr
         assert (Path(home, "x").read_text(), list(Path(home, "work").iterdir())) == ("x\n", [])
+
+
+def test_a_runner_that_is_not_root_never_gives_itself_the_originals_of_local_inputs(
+    tmp_path: Path, busybox_image: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, 65534, 65534)
+        original = Path(home, "original")
+        original.write_text("root's\n")
+        original.chmod(0o666)  # so that the kernel would let anybody link it
+        task = {
+            "inputs": [{"url": str(original), "path": "/data/in"}],
+            "executors": [{"image": busybox_image, "command": ["cat", "/data/in"]}],
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "run", "-", "--work-dir", f"{home}/work", "--allow-dir", home],
+            input=json.dumps(task),
+            cwd=home,
+            env=environment({"HOME": home}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (ended.returncode, original.stat().st_uid) == (0, 0), ended.stderr

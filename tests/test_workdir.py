@@ -65,10 +65,58 @@ def test_no_path_ever_leads_out_of_the_root(parts: list[str]) -> None:
         assert Path(os.path.realpath(found)).is_relative_to(os.path.realpath(workdir.root))
 
 
+def killed_while_it_holds(root: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from taskrunner.workdir import leased\n"
+        "with leased(Path(sys.argv[1])) as w: (w.root / 'old').mkdir(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(root)], check=False, timeout=30)
+
+
 def test_what_a_dead_runner_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "T/old").mkdir(parents=True)
+    killed_while_it_holds(tmp_path / "T")
+    assert (tmp_path / "T/old").exists()
     with leased(tmp_path / "T") as workdir:
-        assert list(workdir.root.iterdir()) == []
+        assert (workdir.root, list(workdir.root.iterdir())) == (tmp_path / "T", [])
+
+
+@pytest.mark.parametrize("name", ["T", ".T"])
+def test_a_directory_that_no_runner_made_is_never_touched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious").write_text("x")
+    with leased(tmp_path / "T") as workdir:
+        (workdir.root / "mine").touch()
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["precious"]
+
+
+def test_a_tree_deeper_than_a_path_can_name_is_removed(tmp_path: Path) -> None:
+    top = os.open(tmp_path, os.O_DIRECTORY)
+    (tmp_path / "T").mkdir()
+    here = os.open("T", os.O_DIRECTORY, dir_fd=top)
+    for _ in range(3000):
+        os.mkdir("dd", dir_fd=here)
+        below = os.open("dd", os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    os.close(top)
+    remove_tree(tmp_path / "T", lambda path, error: pytest.fail(f"{path}: {error}"))
+    assert not (tmp_path / "T").exists()
+
+
+def test_what_cannot_be_removed_is_told_by_its_own_name_and_the_rest_goes(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    (tmp_path / "T/a/b").mkdir(parents=True)
+    (tmp_path / "T/a/b/stuck").touch()
+    (tmp_path / "T/a/gone").touch()
+    told: list[str] = []
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "T/a/b"], check=True)
+    try:
+        remove_tree(tmp_path / "T", lambda path, _error: told.append(path))
+    finally:
+        subprocess.run(["umount", *sorted((tmp_path / "T").rglob("b"))], check=True)
+    assert (told, (tmp_path / "T/a/gone").exists()) == ([str(tmp_path / "T/a/b")], False)
 
 
 def test_two_live_runners_with_one_task_id_stand_side_by_side(tmp_path: Path) -> None:
@@ -110,6 +158,6 @@ def test_removing_a_tree_never_follows_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious/file").touch()
     (tmp_path / "T").mkdir()
     (tmp_path / "T/link").symlink_to(tmp_path / "precious")
-    remove_tree(tmp_path / "T")
+    remove_tree(tmp_path / "T", lambda path, error: pytest.fail(f"{path}: {error}"))
     assert (tmp_path / "precious/file").exists()
     assert not (tmp_path / "T").exists()

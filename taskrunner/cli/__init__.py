@@ -16,6 +16,7 @@ import click
 from taskrunner import __version__
 from taskrunner.cli.look import PLAN, VALIDATE
 from taskrunner.cli.run import RUN
+from taskrunner.cli.telling import tell_error
 from taskrunner.errors import ExitCode, TaskrunnerError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def exit_code_of(action: Callable[[], int]) -> int:
         click.echo("stopped before anything was done", err=True)
         return ExitCode.RETRY
     except TaskrunnerError as error:
-        click.echo(f"Error: {error}", err=True)
+        tell_error(error)
         return error.exit_code
     except BrokenPipeError:
         return ExitCode.IO_ERROR

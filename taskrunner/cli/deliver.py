@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 
 def path_of(destination: str) -> Path | None:
-    """The local path that a destination names; None for a URL of a store."""
-    kind = store_kind(destination)
-    if kind is StoreKind.LOCAL:
-        return local_path(destination)
+    """The local path that a destination names; None for a URL of a store. Raises UsageError for a bad one."""
+    if store_kind(destination) is StoreKind.LOCAL:
+        try:
+            return local_path(destination)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     return None if "://" in destination else Path(destination)
 
 
@@ -35,17 +38,27 @@ async def check_destination(option: str, destination: str, stores: Stores) -> No
     """
     path = path_of(destination)
     if path is not None:
-        if path.is_dir() or not path.absolute().parent.is_dir():
+        folder = path.absolute().parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise OutputFailedError(
-                f"{option} {destination}: expected a file's path in a directory that exists"
+                f"{option} {destination}: expected a file's path in a directory that is there and can be written"
             )
         return
-    if store_kind(destination) is not StoreKind.S3 or not S3Url.parse(destination, versioned=False).key:
+    if not _is_s3_object(destination):
         raise UsageError(f"{option} {destination}: expected a path or s3://BUCKET/KEY")
+    from taskrunner.storage.opening import check_store  # noqa: PLC0415  # AWS libraries
+
     try:
-        await stores.store_for(destination).check(destination)
+        await check_store(stores, destination)
     except InputMissingError as error:
         raise OutputFailedError(f"{option} {destination}: {error}") from error
+
+
+def _is_s3_object(url: str) -> bool:
+    try:
+        return store_kind(url) is StoreKind.S3 and bool(S3Url.parse(url, versioned=False).key)
+    except ValueError:
+        return False
 
 
 async def deliver(destination: str, content: bytes, stores: Stores) -> None:
@@ -58,8 +71,7 @@ async def deliver(destination: str, content: bytes, stores: Stores) -> None:
         await asyncio.to_thread(_write, path, content)
         return
     with tempfile.NamedTemporaryFile(prefix="taskrunner-") as file:
-        file.write(content)
-        file.flush()
+        await asyncio.to_thread(Path(file.name).write_bytes, content)
         await deliver_file(destination, Path(file.name), stores)
 
 
@@ -71,10 +83,11 @@ async def deliver_file(url: str, path: Path, stores: Stores) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what to tell
+            partial.unlink()
         raise OutputFailedError(f"can't write {path}: {os.strerror(error.errno or 0)}") from error

@@ -13,6 +13,7 @@ from taskrunner.cli.source import PARAMETERS, read_document
 
 if TYPE_CHECKING:
     from taskrunner.plan import Plan
+    from taskrunner.settings import Settings
 
 _PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *S3]
 
@@ -23,14 +24,23 @@ def _planned(values: dict[str, Any]) -> Plan:
     from taskrunner.planning import make_plan  # noqa: PLC0415
 
     settings = settings_from(_PARAMETERS, values)
-    document = asyncio.run(read_document(values, settings))
+    document = asyncio.run(_read(values, settings))
     return make_plan(parse_task(document, new_id=new_task_id), settings)
+
+
+async def _read(values: dict[str, Any], settings: Settings) -> bytes:
+    from taskrunner.storage.opening import Stores  # noqa: PLC0415  # HTTP libraries, AWS's when needed
+
+    async with Stores(settings) as stores:
+        return await read_document(values, stores)
 
 
 def _validate(**values: Any) -> int:
     plan = _planned(values)
     for path in plan.unknown_fields:
         click.echo(f"warning: {path} is no field of TES and is ignored", err=True)
+    for name in plan.unsupported_parameters:
+        click.echo(f"warning: the backend parameter {name} is not supported and is ignored", err=True)
     click.echo("the task document is valid", err=True)
     return 0
 

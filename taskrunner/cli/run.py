@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
-from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,20 +19,16 @@ import click
 from taskrunner.cli.deliver import check_destination, deliver, deliver_file, path_of
 from taskrunner.cli.options import PLANNING, RUNNING, S3, settings_from
 from taskrunner.cli.source import PARAMETERS, read_document
-from taskrunner.errors import ExitCode, TaskrunnerError, TransientError
+from taskrunner.cli.stopping import Stops
+from taskrunner.cli.telling import Telling, tell_error, telling
+from taskrunner.errors import ExitCode, OutputFailedError, TaskrunnerError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
-    from pathlib import Path
-
-    from taskrunner.cli.telling import Telling
     from taskrunner.plan import Plan
     from taskrunner.report import Report
     from taskrunner.settings import Settings
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _LOG_FORMAT = click.Option(
     ["--log-format"],
@@ -65,108 +61,114 @@ RUN = click.Command(
 async def _run_document(values: dict[str, Any], settings: Settings) -> int:
     from taskrunner.storage.opening import Stores  # noqa: PLC0415  # `--help` loads no AWS or HTTP library
 
+    stops = Stops()
     async with Stores(settings) as stores:
-        with _stoppable():
+        with stops.listening():
+            frame = _Frame(values, settings, stores, stops)
             try:
-                return await _run_checked(values, settings, stores)
+                return await frame.run()
             except asyncio.CancelledError:
-                raise TransientError("stopped by a signal before the task began") from None
-            except TaskrunnerError as error:
-                await _deliver_rejection(error, settings, stores)
-                raise
+                error: Exception = TransientError("stopped by a signal before the task began")
+            except Exception as raised:  # noqa: BLE001  # raised again below
+                error = raised
+            await frame.deliver_rejection(error)
+    raise error
 
 
-async def _run_checked(values: dict[str, Any], settings: Settings, stores: Stores) -> int:
-    from taskrunner.document import parse_task  # noqa: PLC0415
-    from taskrunner.identity import new_task_id  # noqa: PLC0415  # as above: pydantic comes with the model
-    from taskrunner.planning import make_plan  # noqa: PLC0415
-    from taskrunner.workdir import leased  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One run, around its task."""
 
-    for option, destination in (("--result", settings.logs.result), ("--events", settings.logs.events)):
-        if destination is not None:
-            await check_destination(option, destination, stores)
-    loaded = parse_task(await read_document(values, settings), new_id=new_task_id)
-    plan = make_plan(loaded, settings)
-    with leased(plan.root) as workdir:
-        if workdir.root != plan.root:
-            plan = make_plan(loaded, settings, root=workdir.root)
-        return await _run_plan(plan, workdir, settings, stores, values["log_format"])
+    values: dict[str, Any]
+    settings: Settings
+    stores: Stores
+    stops: Stops
 
+    async def run(self) -> int:
+        from taskrunner.document import parse_task  # noqa: PLC0415  # as above: pydantic comes with the model
+        from taskrunner.identity import new_task_id  # noqa: PLC0415
+        from taskrunner.planning import make_plan  # noqa: PLC0415
+        from taskrunner.workdir import leased  # noqa: PLC0415
 
-async def _run_plan(plan: Plan, workdir: WorkDir, settings: Settings, stores: Stores, log_format: str) -> int:
-    from taskrunner.cli.telling import telling  # noqa: PLC0415
-    from taskrunner.runner import run_task  # noqa: PLC0415  # `--help` loads no Docker library
+        logs = self.settings.logs
+        for option, destination in (("--result", logs.result), ("--events", logs.events)):
+            if destination is not None:
+                await check_destination(option, destination, self.stores)
+        loaded = parse_task(await read_document(self.values, self.stores), new_id=new_task_id)
+        plan = make_plan(loaded, self.settings)
+        with leased(plan.root) as workdir:
+            if workdir.root != plan.root:
+                plan = make_plan(loaded, self.settings, root=workdir.root)
+            return await self._run_plan(plan, workdir)
 
-    copy = _events_path(settings, workdir)
-    text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    with telling(plan.task.id, settings.logs, stream=sys.stderr, text=text, copy=copy) as told:
-        report = await run_task(plan, workdir, stores, settings, told.reporter)
-        failures = await _deliver_result(plan, report, told, settings, stores)
-        if not settings.work.leave_work_dir:
+    async def _run_plan(self, plan: Plan, workdir: WorkDir) -> int:
+        from taskrunner.runner import run_task  # noqa: PLC0415  # `--help` loads no Docker library
+
+        copy = self._events_path(workdir)
+        log_format = self.values["log_format"]
+        text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+        with telling(plan.task.id, self.settings.logs, stream=sys.stderr, text=text, copy=copy) as told:
+            report = await run_task(plan, workdir, self.stores, self.settings, told.reporter)
+            failures = await self.stops.in_time(self._conclude(plan, workdir, report, told))
+        if copy is not None:
+            failures += await self.stops.in_time(self._deliver_events(copy, told))
+        for failure in failures:
+            tell_error(failure)
+        if report.verdict.exit_code == ExitCode.COMPLETE and failures:
+            return failures[0].exit_code
+        return report.verdict.exit_code
+
+    async def _conclude(
+        self, plan: Plan, workdir: WorkDir, report: Report, told: Telling
+    ) -> list[TaskrunnerError]:
+        """The result document and the clean-up."""
+        from taskrunner.report import result_document  # noqa: PLC0415  # as above
+
+        failures: list[TaskrunnerError] = []
+        if self.settings.logs.result is not None:
+            document = result_document(plan.task, report, told.log.system_logs)
+            failures = await self._failures_of(self.settings.logs.result, _as_bytes(document))
+        if not self.settings.work.leave_work_dir:
             await asyncio.to_thread(_remove, workdir.root, told)
-    failures += await _deliver_events(copy, settings, stores)
-    for failure in failures:
-        click.echo(f"Error: {failure}", err=True)
-    if report.verdict.exit_code == ExitCode.COMPLETE and failures:
-        return failures[0].exit_code
-    return report.verdict.exit_code
+        return failures
 
+    def _events_path(self, workdir: WorkDir) -> Path | None:
+        """Where the copy of the events is written: its destination, or a file on its way to one."""
+        destination = self.settings.logs.events
+        if destination is None:
+            return None
+        return path_of(destination) or workdir.staging / "events.jsonl"
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT cancel the current task, with the signal's name as the message."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101  # a coroutine always runs in a task
-    for signal_number in _STOP_SIGNALS:
-        loop.add_signal_handler(signal_number, task.cancel, signal_number.name)
-    try:
-        yield
-    finally:
-        for signal_number in _STOP_SIGNALS:
-            loop.remove_signal_handler(signal_number)
+    async def _deliver_events(self, copy: Path, told: Telling) -> list[TaskrunnerError]:
+        destination = self.settings.logs.events
+        assert destination is not None  # noqa: S101  # there is a copy
+        if not told.log.close():
+            return [OutputFailedError(f"the copy of the events for {destination} is not complete")]
+        if path_of(destination) is not None:
+            return []
+        return await self._failures_of(destination, copy)
 
+    async def deliver_rejection(self, error: Exception) -> None:
+        """The result document of a task that never began; if that fails too, `error` is still the one to tell."""
+        from taskrunner.report import rejection_document  # noqa: PLC0415  # as above
 
-def _events_path(settings: Settings, workdir: WorkDir) -> Path | None:
-    """Where the copy of the events is written: its destination, or a file on its way to one."""
-    if settings.logs.events is None:
-        return None
-    return path_of(settings.logs.events) or workdir.staging / "events.jsonl"
+        destination = self.settings.logs.result
+        if destination is None:
+            return
+        document = _as_bytes(rejection_document(str(error)))
+        for failure in await self.stops.in_time(self._failures_of(destination, document)):
+            tell_error(failure)
 
-
-async def _deliver_result(
-    plan: Plan, report: Report, told: Telling, settings: Settings, stores: Stores
-) -> list[TaskrunnerError]:
-    from taskrunner.report import result_document  # noqa: PLC0415  # as above
-
-    if settings.logs.result is None:
+    async def _failures_of(self, destination: str, content: bytes | Path) -> list[TaskrunnerError]:
+        """Deliver a document, or a file; what goes wrong is a value, since something else comes first."""
+        try:
+            if isinstance(content, Path):
+                await deliver_file(destination, content, self.stores)
+            else:
+                await deliver(destination, content, self.stores)
+        except TaskrunnerError as error:
+            return [error]
         return []
-    document = result_document(plan.task, report, told.log.system_logs)
-    return await _failures_of(deliver(settings.logs.result, _as_bytes(document), stores))
-
-
-async def _deliver_events(copy: Path | None, settings: Settings, stores: Stores) -> list[TaskrunnerError]:
-    if copy is None or settings.logs.events is None or path_of(settings.logs.events) is not None:
-        return []
-    return await _failures_of(deliver_file(settings.logs.events, copy, stores))
-
-
-async def _deliver_rejection(error: TaskrunnerError, settings: Settings, stores: Stores) -> None:
-    """The result document of a task that never began; where that fails too, the first error is the one to tell."""
-    from taskrunner.report import rejection_document  # noqa: PLC0415  # as above
-
-    if settings.logs.result is None:
-        return
-    document = rejection_document(str(error))
-    for failure in await _failures_of(deliver(settings.logs.result, _as_bytes(document), stores)):
-        click.echo(f"Error: {failure}", err=True)
-
-
-async def _failures_of(delivery: Awaitable[None]) -> list[TaskrunnerError]:
-    try:
-        await delivery
-    except TaskrunnerError as error:
-        return [error]
-    return []
 
 
 def _as_bytes(document: dict[str, object]) -> bytes:

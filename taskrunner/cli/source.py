@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskrunner.errors import AccessDeniedError, InputMissingError, TransferIOError
+from taskrunner.errors import AccessDeniedError, InputMissingError, TransferIOError, UsageError
+from taskrunner.shielded import in_daemon_thread
 from taskrunner.urls import StoreKind, local_path, store_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskrunner.settings import Settings
+    from taskrunner.storage.opening import Stores
 
 MOST_BYTES = 64 * 1024 * 1024
 """The largest document that is read."""
@@ -32,7 +33,7 @@ PARAMETERS: tuple[click.Parameter, ...] = (
 """TASK, and its alternative. TASK is a path, `-` (standard input), or an s3://, http(s):// or file:// URL."""
 
 
-async def read_document(values: Mapping[str, Any], settings: Settings) -> bytes:
+async def read_document(values: Mapping[str, Any], stores: Stores) -> bytes:
     """The bytes of the task document that TASK or --task-base64 names.
 
     Raises:
@@ -48,15 +49,34 @@ async def read_document(values: Mapping[str, Any], settings: Settings) -> bytes:
 
         return decode_base64(encoded)
     if source == "-":
-        return _within_limit(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
+        document = await in_daemon_thread(_read_standard_input, name="standard input")
+        return _within_limit(document, "standard input")
     if store_kind(source) in (StoreKind.S3, StoreKind.HTTP):
-        from taskrunner.storage.opening import Stores, fetch_bytes  # noqa: PLC0415  # AWS and HTTP libraries
+        from taskrunner.storage.opening import fetch_bytes  # noqa: PLC0415  # HTTP libraries
 
-        async with Stores(settings) as stores:
-            return await fetch_bytes(stores, source, MOST_BYTES)
-    if "://" in source and store_kind(source) is not StoreKind.LOCAL:
-        raise click.UsageError(f"can't read {source}: expected a path, -, s3://, http(s):// or file:// URL")
-    return _read_file(local_path(source) if "://" in source else Path(source))
+        return await fetch_bytes(stores, source, MOST_BYTES)
+    path = _path_of(source)
+    return await in_daemon_thread(lambda: _read_file(path), name="task document")
+
+
+def _read_standard_input() -> bytes:
+    # Unbuffered: a buffer's lock, held by a thread that waits, would not let the interpreter end.
+    pieces: list[bytes] = []
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+        while sum(len(piece) for piece in pieces) <= MOST_BYTES and (piece := stream.read(1024 * 1024)):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _path_of(source: str) -> Path:
+    if "://" not in source:
+        return Path(source)
+    if store_kind(source) is not StoreKind.LOCAL:
+        raise UsageError(f"can't read {source}: expected a path, -, s3://, http(s):// or file:// URL")
+    try:
+        return local_path(source)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _read_file(path: Path) -> bytes:

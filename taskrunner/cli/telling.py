@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
 from taskrunner.logs import JsonLog, Reporters
+from taskrunner.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +17,15 @@ if TYPE_CHECKING:
 
     from taskrunner.events import Reporter
     from taskrunner.settings import LogSettings
+
+
+_PATIENCE_SECONDS = 5.0
+"""How long a reader of the events that takes nothing may hold up the end of a run."""
+
+
+def tell_error(error: object) -> None:
+    """A sentence on standard error about what is no event, its secrets masked."""
+    click.echo(f"Error: {redact(str(error))}", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,6 @@ def telling(
         try:
             yield Telling(Reporters(log, terminal), log)
         finally:
-            terminal.close()
+            terminal.close(_PATIENCE_SECONDS)
     finally:
-        log.close()
+        log.close(_PATIENCE_SECONDS)

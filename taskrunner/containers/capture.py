@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import InputMissingError, OutputFailedError, TransferIOError
-from taskrunner.workdir import EscapingLinkError, is_regular, make_directory
+from taskrunner.workdir import EscapingLinkError, make_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -143,7 +144,7 @@ def _open_stdin(workdir: WorkDir, path: str) -> int:
     try:
         place = workdir.resolve(path)
         # Looked at first: merely opening a device can have effects, and opening a pipe can wait for ever.
-        if not is_regular(place.lstat().st_mode):
+        if not stat.S_ISREG(place.lstat().st_mode):
             raise InputMissingError(f"the executor's stdin {path} is not an ordinary file")
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except EscapingLinkError as error:

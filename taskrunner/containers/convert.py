@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 
 TASK_ID_LABEL = "taskrunner.task-id"
 """On every container we make: whose it is."""
+WORK_DIR_LABEL = "taskrunner.work-dir"
+"""And where that task's directory is on the Docker host: only one live runner at a time owns it."""
 
 LONGEST_ARGUMENT_BYTES = 32 * 4096 - 1
 """Linux's limit for one argument or environment string, its final NUL aside (execve(2), MAX_ARG_STRLEN)."""
 
 
-def container_config(step: Step, settings: ContainerSettings) -> dict[str, object]:
-    """The body of the Engine API's `POST /containers/create` for a step."""
+def container_config(step: Step, settings: ContainerSettings, host_root: str) -> dict[str, object]:
+    """The body of the Engine API's `POST /containers/create` for a step.
+
+    `host_root` is the task's directory as the Docker host calls it.
+    """
     has_stdin = step.stdin is not None
     config: dict[str, object] = {
         "Image": step.image,
         "Cmd": list(step.command),
         "Env": [f"{name}={value}" for name, value in step.env],
-        "Labels": {TASK_ID_LABEL: task_id(step)},
+        "Labels": owner_labels(task_id(step), host_root),
         "Tty": False,
         "AttachStdout": True,
         "AttachStderr": True,
@@ -48,6 +53,11 @@ def container_config(step: Step, settings: ContainerSettings) -> dict[str, objec
     if step.workdir is not None:
         config["WorkingDir"] = step.workdir
     return config
+
+
+def owner_labels(task_id: str, host_root: str) -> dict[str, str]:
+    """The labels of every container of one runner's task; no two live runners share them on one host."""
+    return {TASK_ID_LABEL: task_id, WORK_DIR_LABEL: host_root}
 
 
 def task_id(step: Step) -> str:
@@ -78,7 +88,7 @@ def give_back_config(image: str, host_root: str, uid: int, gid: int, task: str) 
         "User": "0:0",
         "WorkingDir": "/",
         "NetworkDisabled": True,
-        "Labels": {TASK_ID_LABEL: task},
+        "Labels": owner_labels(task, host_root),
         "HostConfig": {
             "ReadonlyRootfs": True,
             "NetworkMode": "none",

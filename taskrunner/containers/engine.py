@@ -2,23 +2,25 @@
 
 Strings, numbers and frozen values go in and come out, so that no other module knows aiodocker. The engine is
 found as the `docker` command finds it: DOCKER_HOST, else the socket at its customary place. An engine that
-can't be reached is an `EngineUnavailableError`, whatever the call; one that answers with a refusal raises
-`RefusedError` with its status and its words, for the caller to judge.
+can't be reached, or does not answer a question in time, is an `EngineUnavailableError`, whatever the call; one
+that answers with a refusal raises `RefusedError` with its status and its words, for the caller to judge.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
 import math
 import os
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from taskrunner.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Iterator, Mapping
     from types import TracebackType
 
@@ -31,6 +33,8 @@ STREAM_NAMES: tuple[StreamName, ...] = ("stdout", "stderr")
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 _CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+"""For what an engine does at once. Pulling, waiting, stopping and streams take as long as they take."""
 _NO_ANSWER = 900  # what aiodocker calls a connection that could not be made or broke
 
 
@@ -63,13 +67,15 @@ class Engine:
     Raises EngineUnavailableError where it does not, from any method.
     """
 
-    def __init__(self, host: str | None = None) -> None:
+    def __init__(self, host: str | None = None, *, answer_seconds: float = _ANSWER_SECONDS) -> None:
         self.host = host or os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
+        self._answer_seconds = answer_seconds
         self._docker: Docker
 
     async def __aenter__(self) -> Self:
         # Heavy (it brings aiohttp), and `taskrunner --help` must not load it.
-        from aiodocker import Docker  # noqa: PLC0415
+        with _a_home():
+            from aiodocker import Docker  # noqa: PLC0415
         from aiohttp import ClientTimeout  # noqa: PLC0415
 
         try:
@@ -81,7 +87,7 @@ class Engine:
                 f"DOCKER_HOST is {self.host!r}, expected unix:///PATH or tcp://HOST:PORT"
             ) from error
         try:
-            with self._asking():
+            async with self._soon():
                 await self._docker.version()
         except BaseException:
             await self._docker.close()
@@ -101,7 +107,7 @@ class Engine:
     async def image_id(self, image: str) -> str | None:
         """The id (`sha256:…`) of an image on the engine's host, or None where it is not there."""
         try:
-            with self._asking():
+            async with self._soon():
                 return str((await self._docker.images.inspect(image))["Id"])
         except RefusedError as error:
             if error.status == 404:
@@ -125,13 +131,13 @@ class Engine:
 
         Raises RefusedError: 404 no such image, 409 the name is taken, 400 the configuration is wrong.
         """
-        with self._asking():
+        async with self._soon():
             created: DockerContainer = await self._docker.containers.create(dict(config), name=name)
             return created.id
 
     async def start(self, container: str) -> None:
         """Start a container; RefusedError carries why its command can't be run."""
-        with self._asking():
+        async with self._soon():
             await self._container(container).start()
 
     async def wait(self, container: str) -> int:
@@ -141,7 +147,7 @@ class Engine:
 
     async def inspect(self, container: str) -> ContainerState:
         """What the engine knows of a container, by id or name."""
-        with self._asking():
+        async with self._soon():
             shown = await self._container(container).show()
         return ContainerState(
             container_id=shown["Id"],
@@ -152,6 +158,13 @@ class Engine:
             labels=dict(shown["Config"].get("Labels") or {}),
         )
 
+    async def labelled(self, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """Id and name of every container, running or not, that has all of `labels`."""
+        filters = json.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
+        async with self._soon():
+            found = await self._docker.containers.list(all="true", filters=filters)
+        return tuple((one.id, one["Names"][0].lstrip("/") if one["Names"] else one.id) for one in found)
+
     async def stop(self, container: str, grace_seconds: float) -> None:
         """Send the stop signal, and SIGKILL when the grace is over; a container that is gone is fine."""
         with _gone_is_fine(), self._asking():
@@ -159,13 +172,15 @@ class Engine:
 
     async def kill(self, container: str) -> None:
         """Send SIGKILL; a container that does not run any more is fine."""
-        with _gone_is_fine(), self._asking():
-            await self._container(container).kill()
+        with _gone_is_fine():
+            async with self._soon():
+                await self._container(container).kill()
 
     async def remove(self, container: str) -> None:
         """Remove a container and its anonymous volumes, running or not; one that is gone is fine."""
-        with _gone_is_fine(), self._asking():
-            await self._container(container).delete(force=True, v=True)
+        with _gone_is_fine():
+            async with self._soon():
+                await self._container(container).delete(force=True, v=True)
 
     # --- streams
 
@@ -231,6 +246,22 @@ class Engine:
         except (ClientError, TimeoutError, OSError) as error:
             raise self._unavailable(error) from error
 
+    @asynccontextmanager
+    async def _soon(self) -> AsyncIterator[None]:
+        """As `_asking`, for questions that an engine which is well answers at once."""
+        limit = asyncio.timeout(self._answer_seconds)
+        try:
+            with self._asking():
+                async with limit:
+                    yield
+        except EngineUnavailableError as error:
+            if not limit.expired():
+                raise
+            raise EngineUnavailableError(
+                f"the Docker engine at {self.host} did not answer within {self._answer_seconds:g} s; "
+                "is it overloaded, or its disk full?"
+            ) from error
+
     def _unavailable(self, cause: BaseException) -> EngineUnavailableError:
         if getattr(cause, "errno", None) in (errno.EACCES, errno.EPERM):
             return EngineUnavailableError(
@@ -273,6 +304,24 @@ class ContainerStdin:
     @property
     def _transport(self) -> asyncio.Transport | None:
         return self._protocol.transport if self._protocol is not None else None
+
+
+@contextmanager
+def _a_home() -> Iterator[None]:
+    """A home directory while aiodocker is imported, which wants to know one.
+
+    A user id without an entry in passwd and without HOME has none; the engine itself tells such users `/`.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+    else:
+        yield
 
 
 @contextmanager

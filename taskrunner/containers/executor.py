@@ -20,7 +20,6 @@ from taskrunner.containers.capture import StepFiles, open_files
 from taskrunner.containers.convert import container_config, too_long
 from taskrunner.containers.engine import RefusedError
 from taskrunner.containers.lifetime import StartFailedError, created, start
-from taskrunner.containers.shielded import to_the_end
 from taskrunner.containers.streams import OutputTeller
 from taskrunner.errors import EngineUnavailableError, TaskrunnerError, the_error_in
 from taskrunner.events import (
@@ -35,7 +34,9 @@ from taskrunner.events import (
     StoppingContainer,
     rfc3339_nano,
 )
+from taskrunner.mounts import host_path
 from taskrunner.plan import docker_run_command
+from taskrunner.shielded import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,9 +66,7 @@ class StepResult:
     stderr: str
     oom_killed: bool = False
     error: str | None = None
-    """Why there is no exit code, or why the container could not be started."""
-    stopped: bool = False
-    """By us, before its end."""
+    """Why there is no exit code, why the container could not be started, or that it ran out of memory."""
 
 
 @dataclass(slots=True)
@@ -77,7 +76,6 @@ class _Outcome:
     exit_code: int | None = None
     oom_killed: bool = False
     error: str | None = None
-    stopped: bool = False
 
 
 async def run_step(
@@ -98,7 +96,7 @@ async def run_step(
         EngineUnavailableError: the engine went away.
         CancelledError: when cancelled, after the container was stopped and removed and its last output told.
     """
-    run = _Run(engine, step, settings, reporter)
+    run = _Run(engine, step, settings, reporter, host_path(workdir.root, settings.work.host_paths))
     files = await _opened(step, workdir, reporter)
     outcome = _Outcome()
     begun_ns = time.time_ns()
@@ -107,7 +105,7 @@ async def run_step(
     try:
         await run.to_its_end(files, image_ready, outcome)
     except asyncio.CancelledError:
-        outcome.stopped, outcome.error = True, "stopped before its end"
+        outcome.error = "stopped before its end"
         raise
     except BaseException as error:
         outcome.error = str(error) or type(error).__name__
@@ -139,6 +137,8 @@ class _Run:
     step: Step
     settings: Settings
     reporter: Reporter
+    host_root: str
+    """The task's directory as the Docker host calls it."""
     teller: OutputTeller = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class _Run:
 
     async def _run(self, files: StepFiles, outcome: _Outcome) -> None:
         """The container's life, or why it has none."""
-        config = container_config(self.step, self.settings.containers)
+        config = container_config(self.step, self.settings.containers, self.host_root)
         try:
             if reason := too_long(self.step):
                 raise StartFailedError(126, reason)
@@ -196,7 +196,6 @@ class _Run:
             stderr=self.teller.tail("stderr"),
             oom_killed=outcome.oom_killed,
             error=outcome.error,
-            stopped=outcome.stopped,
         )
 
     # --- the container
@@ -216,6 +215,9 @@ class _Run:
         outcome.exit_code = following.result()
         with suppress(RefusedError):
             outcome.oom_killed = (await self.engine.inspect(container)).oom_killed
+        # The kernel may have killed one process of many, and the command got over it.
+        if outcome.oom_killed and outcome.exit_code != 0:
+            outcome.error = "the container ran out of memory"
 
     async def _stop(self, container: str, following: asyncio.Task[int], *, running: bool) -> None:
         """Stop a container (removing it is still to come) and take its last output, in bounded time."""

@@ -13,19 +13,20 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from taskrunner.containers.engine import RefusedError
-from taskrunner.containers.registry import parse_reference
 from taskrunner.errors import ImageUnavailableError, TransientError
 from taskrunner.events import ImagePullFinished, ImagePullStarted, PullFailed
+from taskrunner.reference import parse_reference
 from taskrunner.retrying import Patience
 from taskrunner.settings import PullPolicy
 
 if TYPE_CHECKING:
     from taskrunner.containers.engine import Engine
-    from taskrunner.containers.registry import Credentials, ImageReference, RegistryLogin
+    from taskrunner.containers.registry import Credentials, RegistryLogin
     from taskrunner.events import Reporter
+    from taskrunner.reference import ImageReference
 
 
-PULL_PATIENCE = Patience(attempts=4, timeout_seconds=30.0, first_wait_seconds=1.0, longest_wait_seconds=8.0)
+PULL_PATIENCE = Patience(attempts=4, first_wait_seconds=1.0, longest_wait_seconds=8.0)
 
 
 class PullFault(Enum):
@@ -86,7 +87,10 @@ async def ensure_image(
         ImageUnavailableError: it is not to be had: no such image, no access, no network (after retries).
         EngineUnavailableError: the engine does not answer.
     """
-    reference = parse_reference(image)
+    try:
+        reference = parse_reference(image)
+    except ValueError as error:
+        raise ImageUnavailableError(f"{image!r} is not the name of an image: {error}") from error
     if policy is not PullPolicy.ALWAYS:
         if await engine.image_id(str(reference)) is not None:
             return

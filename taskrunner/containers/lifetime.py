@@ -1,23 +1,25 @@
 """From create to remove: a container that can't be left behind, whenever its step is cancelled or fails.
 
-Its name is the plan's, `<taskID>-<index>`. Where that name is taken by what a dead runner of the same task
-left, the old container goes; where a live one holds it (one task run twice on one host), ours gets a suffix.
+Its name is the plan's, `<taskID>-<index>`. What a dead runner of the same task left under that name goes before
+the first step (`remove_orphans`); where the name is taken all the same (one task run twice on one host), ours
+gets a suffix.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from taskrunner.containers.convert import TASK_ID_LABEL, start_failure_code
+from taskrunner.containers.convert import owner_labels, start_failure_code
 from taskrunner.containers.engine import RefusedError
-from taskrunner.containers.shielded import to_the_end
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
-from taskrunner.events import ContainerNotRemoved
+from taskrunner.events import ContainerNotRemoved, ContainerOrphanRemoved
+from taskrunner.shielded import to_the_end
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
     from taskrunner.containers.engine import Engine
     from taskrunner.events import Reporter
 
@@ -57,6 +59,20 @@ async def created(
             await to_the_end(removing, name=f"remove {name}", limit_seconds=_LIMIT_SECONDS)
 
 
+async def remove_orphans(engine: Engine, task_id: str, host_root: str, reporter: Reporter) -> None:
+    """Remove every container, running or not, that an earlier runner left in this task's directory.
+
+    `host_root` is that directory as the Docker host calls it. To be called once, by the runner that holds the
+    lease of it and has made no container yet: the lease proves that theirs is dead. A live runner of the same
+    task has another directory.
+
+    Raises EngineUnavailableError where the engine does not answer.
+    """
+    for container, name in await engine.labelled(owner_labels(task_id, host_root)):
+        if await _remove(engine, container, name, reporter, 0):
+            reporter.report(ContainerOrphanRemoved(container=name))
+
+
 async def start(engine: Engine, container: str) -> None:
     """Start a container. Raises StartFailedError: the image has no such command, or can't execute it."""
     try:
@@ -65,12 +81,14 @@ async def start(engine: Engine, container: str) -> None:
         raise StartFailedError(start_failure_code(error.words), error.words) from error
 
 
-async def _remove(engine: Engine, container: str, name: str, reporter: Reporter, index: int) -> None:
+async def _remove(engine: Engine, container: str, name: str, reporter: Reporter, index: int) -> bool:
     try:
         await engine.remove(container)
     except EngineUnavailableError as error:
         # The step's own outcome counts; what stays on the host is told.
         reporter.report(ContainerNotRemoved(index=index, container=name, error=str(error)))
+        return False
+    return True
 
 
 async def _create(engine: Engine, name: str, config: Mapping[str, object]) -> str:
@@ -79,27 +97,11 @@ async def _create(engine: Engine, name: str, config: Mapping[str, object]) -> st
     except RefusedError as error:
         if error.status != 409:
             raise _create_failure(error, config) from error
-    if await _is_left_over(engine, name, config):
-        await engine.remove(name)
-    else:
-        name = f"{name}-{secrets.token_hex(2)}"
+    name = f"{name}-{secrets.token_hex(2)}"
     try:
         return await engine.create(name, config)
     except RefusedError as error:
         raise _create_failure(error, config) from error
-
-
-async def _is_left_over(engine: Engine, name: str, config: Mapping[str, object]) -> bool:
-    """Whether the container of that name is one of the same task that does not run (or gone by now)."""
-    try:
-        state = await engine.inspect(name)
-    except RefusedError as error:
-        if error.status == 404:
-            return True
-        raise
-    labels = config["Labels"]
-    ours = isinstance(labels, Mapping) and state.labels.get(TASK_ID_LABEL) == labels[TASK_ID_LABEL]
-    return ours and state.status in ("created", "exited", "dead")
 
 
 def _create_failure(

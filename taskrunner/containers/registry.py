@@ -1,4 +1,4 @@
-"""Whose images they are and who we are: image references, and the credentials for their registries.
+"""Who we are to a registry: the credentials for it.
 
 Credentials come from where the docker command has them: `auths`, `credHelpers` and `credsStore` of the Docker
 config file (`$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`), and helpers are asked by their
@@ -14,66 +14,19 @@ import base64
 import binascii
 import json
 import os
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskrunner.errors import AccessDeniedError, ImageUnavailableError, UsageError
+from taskrunner.aws import is_ecr_registry
+from taskrunner.errors import AccessDeniedError, UsageError
+from taskrunner.reference import HUB
 
 EcrLogin = Callable[[str], Awaitable[tuple[str, str]]]
 """ECR's token call: a registry's host name → user, password."""
 
-_HUB = "docker.io"
 _HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_SECONDS = 30.0
-
-# The grammar of github.com/distribution/reference: nothing else may reach the engine's URLs.
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
-_REFERENCE = re.compile(
-    r"(?:(?P<registry>(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?)/)?"
-    rf"(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
-    r"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?"
-)
-_ECR_HOST = re.compile(r"\d{12}\.dkr\.ecr(?:-fips)?\.[a-z0-9-]+\.(?:amazonaws\.com(?:\.cn)?|on\.aws)")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageReference:
-    """An image's full name: `ubuntu` is `docker.io/library/ubuntu:latest`."""
-
-    registry: str
-    repository: str
-    tag: str | None
-    digest: str | None
-
-    def __str__(self) -> str:
-        """What the engine is asked for; a digest outweighs a tag."""
-        end = f"@{self.digest}" if self.digest else f":{self.tag}"
-        return f"{self.registry}/{self.repository}{end}"
-
-
-def parse_reference(image: str) -> ImageReference:
-    """Read an image's name as the docker command does. Raises ImageUnavailableError where it is none."""
-    match = _REFERENCE.fullmatch(image)
-    if match is None:
-        raise ImageUnavailableError(f"{image!r} is not the name of an image: expected [HOST/]NAME[:TAG]")
-    registry, repository = match["registry"], match["repository"]
-    if registry is not None and not _is_host(registry):
-        registry, repository = None, f"{registry}/{repository}"
-        if not re.fullmatch(rf"{_COMPONENT}(?:/{_COMPONENT})*", repository):
-            raise ImageUnavailableError(f"{image!r} is not the name of an image: expected lower case")
-    if registry in (None, "index.docker.io", _HUB):
-        registry = _HUB
-        repository = repository if "/" in repository else f"library/{repository}"
-    tag = match["tag"] if match["tag"] or match["digest"] else "latest"
-    return ImageReference(registry, repository, tag, match["digest"])
-
-
-def _is_host(first: str) -> bool:
-    """Whether the first component is a registry and not a user of Docker Hub."""
-    return any(mark in first for mark in ".:") or first == "localhost" or first.lower() != first
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +39,22 @@ class Credentials:
     """Why there are none, where they were to be had: for the error if the registry refuses."""
 
 
+@dataclass(frozen=True, slots=True)
+class DockerConfig:
+    """What the docker command knows of registries."""
+
+    content: Mapping[str, object] = field(repr=False)
+    """The config file's JSON."""
+    remark: str = ""
+    """Why there is nothing in it, where there may be something: for the error if a registry refuses."""
+
+
 class RegistryLogin:
     """Finds the credentials for an image's registry."""
 
-    def __init__(self, config: Mapping[str, object], ecr_login: EcrLogin | None = None) -> None:
-        self._config = config
+    def __init__(self, config: DockerConfig, ecr_login: EcrLogin | None = None) -> None:
+        self._config = config.content
+        self._remark = config.remark
         self._ecr_login = ecr_login
 
     async def credentials(self, registry: str) -> Credentials:
@@ -98,9 +62,9 @@ class RegistryLogin:
 
         Raises TransientError where ECR's token call may well work on another try.
         """
-        key = _HUB_KEY if registry == _HUB else registry
+        key = _HUB_KEY if registry == HUB else registry
         found = await self._configured(key, registry)
-        if found.auth is not None or self._ecr_login is None or not _ECR_HOST.fullmatch(registry):
+        if found.auth is not None or self._ecr_login is None or not is_ecr_registry(registry):
             return found
         try:
             user, password = await self._ecr_login(registry)
@@ -111,7 +75,7 @@ class RegistryLogin:
     async def _configured(self, key: str, registry: str) -> Credentials:
         helpers = _section(self._config, "credHelpers")
         helper = helpers.get(key) or helpers.get(registry) or self._config.get("credsStore")
-        found = await _ask_helper(str(helper), key) if helper else Credentials()
+        found = await _ask_helper(str(helper), key) if helper else Credentials(remark=self._remark)
         if found.auth is not None:
             return found
         for name, entry in _section(self._config, "auths").items():
@@ -122,19 +86,27 @@ class RegistryLogin:
         return found
 
 
-def read_docker_config() -> dict[str, object]:
-    """The Docker config file, {} where there is none. Blocking. Raises UsageError where it is broken."""
-    directory = os.environ.get("DOCKER_CONFIG") or Path("~/.docker").expanduser()
-    path = Path(directory) / "config.json"
+def read_docker_config() -> DockerConfig:
+    """The Docker config file, an empty one where there is none. Blocking. Raises UsageError where it is broken.
+
+    One that we may not read (another user's home) leaves us anonymous, as it does the docker command.
+    """
+    try:
+        directory = Path(os.environ.get("DOCKER_CONFIG") or Path("~/.docker").expanduser())
+    except RuntimeError:  # a user id without an entry in passwd, and no HOME
+        return DockerConfig({})
+    path = directory / "config.json"
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        return DockerConfig({})
+    except OSError as error:
+        return DockerConfig({}, f"the Docker config file {path} can't be read: {error.strerror}")
+    except ValueError as error:
         raise UsageError(f"the Docker config file {path} can't be read: {error}") from error
     if not isinstance(config, dict):
         raise UsageError(f"the Docker config file {path} should hold a JSON object")
-    return config
+    return DockerConfig(config)
 
 
 def _section(config: Mapping[str, object], name: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TaskrunnerError, TransferIOError, several, the_error_in
+from taskrunner.errors import TaskrunnerError, TransferIOError, TransientError, several, the_error_in
 from taskrunner.events import (
     DownloadDirectoryEmpty,
     DownloadFailed,
@@ -24,7 +24,7 @@ from taskrunner.events import (
     DownloadStarted,
     Reporter,
 )
-from taskrunner.staging.files import PartialFile, make_placeholder, try_link, write_content
+from taskrunner.staging.files import PartialFile, disk_trouble, make_placeholder, try_link, write_content
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.parts import download_parts
 from taskrunner.staging.progress import Tally, told
@@ -77,8 +77,11 @@ async def stage_in(
 
 
 def _prepare(plan: Plan, workdir: WorkDir) -> None:
-    for directory in plan.directories:
-        make_directory(directory)
+    try:
+        for directory in plan.directories:
+            make_directory(directory)
+    except OSError as error:
+        raise disk_trouble(Path(error.filename or plan.root), error) from error
     for upload in plan.uploads:
         if upload.placeholder:
             make_placeholder(upload.source)
@@ -98,6 +101,13 @@ class _Downloads:
         self._settings = transfer
         self._reporter = reporter
         self._tally = Tally()
+        # Places that inputs name one by one; a directory's file of the same place gives way to them.
+        self._named = frozenset(
+            [
+                *(item.target for item in plan.downloads if item.type is FileType.FILE),
+                *(item.target for item in plan.contents),
+            ]
+        )
 
     async def look_up(self) -> list[_Transfer]:
         """Find every file to download. Raises with all failures at once; nothing has been moved then."""
@@ -118,7 +128,9 @@ class _Downloads:
                 group.create_task(worker(), name=f"look-up-{number}")
         if errors:
             raise several([errors[number] for number in sorted(errors)])
-        return [one for number in sorted(found) for one in found[number]]
+        # Where two directories bring a file to one place, the one that names the place more closely wins.
+        closest = sorted(found, key=lambda number: (len(self._plan.downloads[number].path), number))
+        return list({one.target: one for number in closest for one in found[number]}.values())
 
     async def _look_up_one(self, download: Download) -> list[_Transfer]:
         if download.type is FileType.FILE:
@@ -129,12 +141,6 @@ class _Downloads:
             self._reporter.report(DownloadDirectoryEmpty(url=download.url))
         targets = [(one, download.target / one.name) for one in found]
         return [self._transfer(download, one, target) for one, target in targets if target not in self._named]
-
-    @property
-    def _named(self) -> frozenset[Path]:
-        """Places that inputs name one by one; a directory's file of the same place gives way to them."""
-        files = [item.target for item in self._plan.downloads if item.type is FileType.FILE]
-        return frozenset([*files, *(item.target for item in self._plan.contents)])
 
     async def _stat(self, url: str) -> StoredObject:
         async for attempt in self._settings.patience.tries():
@@ -150,8 +156,6 @@ class _Downloads:
 
     def _transfer(self, download: Download, found: StoredObject, target: Path) -> _Transfer:
         linkable = download.shareable and store_kind(found.url) is StoreKind.LOCAL and found.location
-        self._tally.files_total += 1
-        self._tally.bytes_total += found.size_bytes or 0
         return _Transfer(
             found=found,
             target=target,
@@ -167,6 +171,8 @@ class _Downloads:
         """Move everything. Whatever happens, no partial file and no lane is left."""
         if not transfers:
             return
+        self._tally.files_total = len(transfers)
+        self._tally.bytes_total = sum(one.found.size_bytes or 0 for one in transfers)
         order = sorted(transfers, key=lambda one: one.found.size_bytes or 0, reverse=True)
         lane_count = min(self._settings.max_connections, sum(len(one.parts) for one in order))
         try:
@@ -219,20 +225,34 @@ class _Downloads:
         return transfer.received_bytes
 
     async def _receive(self, lane: Lane, found: StoredObject, piece: FileSlice) -> None:
-        """Fill one slice, going on after a dropped connection at the byte where it stopped."""
-        if piece.length == 0:
-            return
-        store = self._stores.store_for(found.url)
-        async for attempt in self._settings.patience.tries():
-            with attempt:
-                if piece.done and not found.ranged:
-                    piece.done = 0
-                    await lane.run(lambda _: os.ftruncate(piece.fd, 0))
-                left = None if piece.length is None else piece.length - piece.done
-                reading = await store.read(found, piece.offset + piece.done, left)
-                await lane.run(lambda connections, reading=reading: reading.run(connections, piece))  # type: ignore[misc]
+        """Fill one slice, going on after a dropped connection at the byte where it stopped.
+
+        Tries are counted anew whenever a connection brought something, so that only one that brings nothing,
+        again and again, is given up.
+        """
+        while piece.done != piece.length:
+            before_bytes = piece.done
+            try:
+                async for attempt in self._settings.patience.tries():
+                    with attempt:
+                        await self._receive_once(lane, found, piece)
+            except TransientError:
+                if not found.ranged or piece.done == before_bytes:
+                    raise
+            else:
+                break
         if piece.length is not None and piece.done != piece.length:
             raise TransferIOError(f"{found.url}: got {piece.done} bytes of a range of {piece.length}")
+
+    async def _receive_once(self, lane: Lane, found: StoredObject, piece: FileSlice) -> None:
+        if piece.done and not found.ranged:
+            piece.done = 0
+            await lane.run(lambda _: os.ftruncate(piece.fd, 0))
+        left = None if piece.length is None else piece.length - piece.done
+        if left == 0:
+            return  # the last connection broke after the last byte
+        reading = await self._stores.store_for(found.url).read(found, piece.offset + piece.done, left)
+        await lane.run(lambda connections: reading.run(connections, piece))
 
 
 def _schedule(transfers: Sequence[_Transfer]) -> Iterator[tuple[_Transfer, Part]]:

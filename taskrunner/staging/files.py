@@ -102,12 +102,12 @@ def make_placeholder(path: Path) -> None:
 def try_link(original: Path, partial: Path, target: Path) -> bool:
     """Put a hard link to a local original at `target`; False where the file system or the owner forbids it.
 
-    Only for inputs that containers see read-only. The owner matters: an original of somebody else's could be
-    given another owner when the task's files are handed back to a runner that is not root.
+    Only for inputs that containers see read-only, and only by root: a runner that is not root takes over the
+    ownership of all the task's files in the end, and an original's owner and group are not ours to change.
     """
+    if os.geteuid() != 0:
+        return False
     try:
-        if os.geteuid() not in (0, original.stat().st_uid):
-            return False
         partial.hardlink_to(original)
         _rename(partial, target)
     except OSError:

@@ -4,14 +4,20 @@ A lane is one thread with kept-alive connections of its own. Receiving, TLS and 
 handful of lanes use several cores and fill a fast link, and the loop never waits on a disk or a socket. Memory
 is lanes x buffer, whatever the files' sizes. A lane is stopped by shutting its sockets down: the blocked call
 returns with an error at once, and the lane is waited for, so that no thread outlives the phase that owns it.
+Only a look-up of a host name can't be cut short; a lane in the midst of one is left to itself after a while,
+and being a daemon it does not keep the process.
 """
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
+
+from taskrunner.shielded import settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -20,35 +26,46 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CUT_OFF_SECONDS = 3.0
+
 
 class Lane:
     """One thread and its connections."""
 
     def __init__(self, number: int, connections: Connections) -> None:
         self._connections = connections
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lane-{number}")
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"lane-{number}", daemon=True)
+        self._thread.start()
 
     async def run(self, job: Callable[[Connections], T]) -> T:
         """Run `job` in the lane's thread. When cancelled, the job is cut off and waited for; the lane is spent."""
-        running = asyncio.wrap_future(self._thread.submit(job, self._connections))
+        result: Future[T] = Future()
+        self._jobs.put(lambda: settle(result, lambda: job(self._connections)))
+        running = asyncio.wrap_future(result)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             self._connections.abort()
-            await asyncio.wait([running])
-            if not running.cancelled():
+            await asyncio.wait([running], timeout=_CUT_OFF_SECONDS)
+            if running.done() and not running.cancelled():
                 running.exception()  # its end was our doing; nobody else will ask for it
+            running.cancel()
             raise
 
     def close(self) -> None:
         """Close the connections and let the thread go."""
         self._connections.close()
-        self._thread.shutdown(wait=False)
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
 
 @asynccontextmanager
 async def open_lanes(count: int, connect: Callable[[], Connections]) -> AsyncIterator[tuple[Lane, ...]]:
-    """`count` lanes for one phase; threads and connections are made when first used."""
+    """`count` lanes for one phase; connections are made when first used."""
     lanes = tuple(Lane(number, connect()) for number in range(count))
     try:
         yield lanes

@@ -24,16 +24,25 @@ def cut(size_bytes: int, part_bytes: int) -> tuple[Part, ...]:
 
 
 def download_parts(size_bytes: int | None, part_bytes: int, *, ranged: bool) -> tuple[Part, ...]:
-    """The ranges an object is read in: one for all of it where its size is unknown or it has no ranges."""
+    """The ranges an object is read in: one for all of it where its size is unknown or it has no ranges.
+
+    Never more than 10,000 either, since a server may tell any size.
+    """
     if size_bytes is None:
         return (Part(1, 0, 0),)
-    return cut(size_bytes, part_bytes if ranged else max(size_bytes, 1))
+    return cut(size_bytes, _grown(size_bytes, part_bytes) if ranged else max(size_bytes, 1))
 
 
 def upload_parts(size_bytes: int, part_bytes: int) -> tuple[Part, ...]:
     """The parts an object is sent in: one up to 16 MiB, never more than 10,000, whole mebibytes when larger."""
     if size_bytes <= SINGLE_UPLOAD_BYTES:
         return cut(size_bytes, max(size_bytes, 1))
+    return cut(size_bytes, _grown(size_bytes, max(part_bytes, LEAST_UPLOAD_PART_BYTES)))
+
+
+def _grown(size_bytes: int, part_bytes: int) -> int:
+    """`part_bytes`, or as many whole mebibytes as are needed for 10,000 parts to suffice."""
     needed_bytes = -(-size_bytes // MOST_PARTS)
-    grown_bytes = -(-needed_bytes // _MEBIBYTE) * _MEBIBYTE
-    return cut(size_bytes, max(part_bytes, LEAST_UPLOAD_PART_BYTES, grown_bytes))
+    if needed_bytes <= part_bytes:
+        return part_bytes
+    return -(-needed_bytes // _MEBIBYTE) * _MEBIBYTE

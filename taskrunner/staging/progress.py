@@ -23,7 +23,7 @@ _TICK_SECONDS = 0.5
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of one phase; totals grow while directories are still being listed."""
+    """The counts of one phase."""
 
     bytes_total: int = 0
     files_total: int = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from taskrunner.events import (
     UploadProgress,
     UploadStarted,
 )
+from taskrunner.shielded import to_the_end
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
 from taskrunner.staging.parts import upload_parts
@@ -33,7 +35,7 @@ from taskrunner.staging.progress import Tally, told
 from taskrunner.storage.slices import FileSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from taskrunner.plan import Plan
     from taskrunner.plan import Upload as UploadRule
@@ -65,6 +67,8 @@ class _Transfer:
     receipts: dict[int, str] = field(default_factory=dict)
     stored: StoredObject | None = None
     error: TaskrunnerError | None = None
+    settled: bool = False
+    """Whether what was begun and not completed has been withdrawn, or told as left behind."""
 
 
 async def stage_out(
@@ -75,23 +79,33 @@ async def stage_out(
     reporter: Reporter,
     *,
     succeeded: bool,
+    on_uploaded: Callable[[OutputLog], None] = lambda _log: None,
 ) -> StagedOut:
     """Upload what the task's rules find. Failures are told in the result, not raised.
 
-    After success a missing output is an error; after an executor's failure it is a warning.
+    After success a missing output is an error; after an executor's failure it is a warning. `on_uploaded` is
+    told each file as it arrives, so that it is known also when the phase is cancelled.
     """
-    found = await asyncio.to_thread(find_outputs, plan.uploads, workdir)
+    found = await _find(plan, workdir)
     errors = _tell_what_is_not_there(found, reporter, succeeded=succeeded)
-    uploads = _Uploads(stores, transfer, reporter)
+    uploads = _Uploads(stores, transfer, reporter, on_uploaded)
     transfers = [uploads.transfer(file) for file in found.files]
     await uploads.carry(transfers)
-    outputs = [
-        OutputLog(url=one.file.url, path=one.file.path, size_bytes=one.file.size_bytes)
-        for one in transfers
-        if one.stored is not None
-    ]
+    outputs = [_log_of(one.file) for one in transfers if one.stored is not None]
     failed = [one.error for one in transfers if one.error is not None]
     return StagedOut(tuple(outputs), (*errors, *failed))
+
+
+async def _find(plan: Plan, workdir: WorkDir) -> FoundOutputs:
+    stopped = threading.Event()
+    try:
+        return await asyncio.to_thread(find_outputs, plan.uploads, workdir, stopped)
+    finally:
+        stopped.set()  # where we are cancelled, the thread ends as well
+
+
+def _log_of(file: OutputFile) -> OutputLog:
+    return OutputLog(url=file.url, path=file.path, size_bytes=file.size_bytes)
 
 
 def _tell_what_is_not_there(
@@ -122,8 +136,15 @@ def _missing(rule: UploadRule) -> OutputFailedError:
 class _Uploads:
     """The uploads of one task, sharing lanes, retries and a tally."""
 
-    def __init__(self, stores: Stores, transfer: TransferSettings, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        transfer: TransferSettings,
+        reporter: Reporter,
+        on_uploaded: Callable[[OutputLog], None],
+    ) -> None:
         self._stores = stores
+        self._on_uploaded = on_uploaded
         self._settings = transfer
         self._reporter = reporter
         self._tally = Tally()
@@ -167,6 +188,7 @@ class _Uploads:
             return
         transfer.stored = stored
         self._tally.files_done += 1
+        self._on_uploaded(_log_of(transfer.file))
         self._reporter.report(UploadFinished(url=url, size=transfer.file.size_bytes, etag=stored.etag))
 
     async def _begun(self, transfer: _Transfer) -> Upload:
@@ -206,30 +228,36 @@ class _Uploads:
         raise AssertionError("the last try either returns or raises")
 
     async def _abort(self, transfers: Sequence[_Transfer]) -> None:
-        """Withdraw what was begun, shielded from cancellation and within a time limit."""
+        """Withdraw what was begun; when cancelled, within a time limit. What could not be withdrawn is told."""
         if not transfers:
             return
+        todo = iter(transfers)
 
-        async def abort_all() -> None:
-            todo = iter(transfers)
+        async def worker() -> None:
+            for one in todo:
+                assert one.upload is not None  # noqa: S101  # chosen so
+                try:
+                    await one.upload.abort()
+                except TaskrunnerError as error:
+                    self._tell_not_withdrawn(one, str(error))
+                one.settled = True
 
-            async def worker() -> None:
-                for one in todo:
-                    assert one.upload is not None  # noqa: S101  # chosen so
-                    try:
-                        await one.upload.abort()
-                    except TaskrunnerError as error:
-                        self._reporter.report(
-                            UploadFailed(url=one.file.url, error=f"while aborting: {error}")
-                        )
-
+        async def all_workers() -> None:
             async with asyncio.TaskGroup() as group:
                 for number in range(min(self._settings.max_connections, len(transfers))):
                     group.create_task(worker(), name=f"abort-{number}")
 
-        aborting = asyncio.create_task(abort_all(), name="abort-uploads")
-        await asyncio.shield(asyncio.wait([aborting], timeout=_ABORT_SECONDS))
-        aborting.cancel()
+        try:
+            await to_the_end(all_workers(), name="abort-uploads", limit_seconds=_ABORT_SECONDS)
+        finally:
+            for one in transfers:
+                if not one.settled:
+                    self._tell_not_withdrawn(one, "there was no time left")
+
+    def _tell_not_withdrawn(self, transfer: _Transfer, reason: str) -> None:
+        url = transfer.file.url
+        error = f"the upload begun for {url} could not be withdrawn: {reason}; remove it by hand"
+        self._reporter.report(UploadFailed(url=url, error=error))
 
 
 def _schedule(transfers: Sequence[_Transfer]) -> Iterator[tuple[_Transfer, Part]]:

@@ -13,8 +13,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.errors import InputMissingError, OutputFailedError, TransferIOError, TransientError
-from taskrunner.storage.network import Endpoint, Network, network_error, refuse_metadata_address
+from taskrunner.errors import (
+    InputMissingError,
+    OutputFailedError,
+    TaskrunnerError,
+    TransferIOError,
+    TransientError,
+)
+from taskrunner.storage.network import (
+    Endpoint,
+    Network,
+    has_no_address,
+    network_error,
+    refuse_metadata_address,
+)
 from taskrunner.storage.store import Part, StoredObject
 from taskrunner.storage.web import MOST_REDIRECTS, REDIRECTS, redirected, refused, request_parts
 from taskrunner.storage.wire import Answer, Connections, Request
@@ -81,7 +93,7 @@ class HttpStore:
             except aiohttp.ClientConnectorCertificateError as error:
                 raise network_error(error.certificate_error, endpoint.authority) from error
             except aiohttp.ClientConnectorDNSError as error:
-                raise InputMissingError(f"{url}: there is no host {endpoint.host}") from error
+                raise _not_resolved(error.os_error, url, endpoint.host) from error
             except (aiohttp.ClientError, OSError) as error:
                 raise _as_transient(error, endpoint.authority) from error
         raise TransferIOError(f"{url} redirects more than {MOST_REDIRECTS} times")
@@ -224,6 +236,12 @@ def _guarded_socket(address: tuple[Any, ...]) -> socket.socket:
     made = sockets.socket(family, kind, protocol)
     made.setblocking(False)  # noqa: FBT003  # its only parameter
     return made
+
+
+def _not_resolved(error: OSError, url: str, host: str) -> TaskrunnerError:
+    if has_no_address(error):
+        return InputMissingError(f"{url}: there is no host {host}")
+    return network_error(error, host)
 
 
 def _as_transient(error: Exception, where: str) -> Exception:

@@ -13,7 +13,8 @@ import errno
 import os
 import secrets
 import stat
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,6 +226,8 @@ class LocalUpload:
     fd: int
     size_bytes: int
     ended: bool = False
+    ending: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """A cancelled `complete` may still be at work in its thread when `abort` comes, which then waits for it."""
 
     async def write_part(self, part: Part) -> LocalWriting:
         """See `Upload.write_part`."""
@@ -235,6 +238,10 @@ class LocalUpload:
         return await asyncio.to_thread(self._complete)
 
     def _complete(self) -> StoredObject:
+        with self.ending:
+            return self._shown()
+
+    def _shown(self) -> StoredObject:
         status = os.fstat(self.fd)
         if status.st_size != self.size_bytes:
             raise TransferIOError(
@@ -254,10 +261,11 @@ class LocalUpload:
 
     def discard(self) -> None:
         """Leave no trace of a file that is not whole; directories made for it stay."""
-        if not self.ended:
-            self.ended = True
-            os.close(self.fd)
-            self.partial.unlink(missing_ok=True)
+        with self.ending:
+            if not self.ended:
+                self.ended = True
+                os.close(self.fd)
+                self.partial.unlink(missing_ok=True)
 
 
 def _copy(connections: Connections, source: FileSlice, target: FileSlice, length: int, url: str) -> None:

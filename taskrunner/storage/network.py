@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from taskrunner.aws import unreadable_ca_bundle
 from taskrunner.errors import AccessDeniedError, TaskrunnerError, TransferIOError, TransientError
+from taskrunner.urls import ascii_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +40,7 @@ class Endpoint:
 
     scheme: str
     host: str
+    """As the name service knows it."""
     port: int
     ca_bundle: str | None = None
 
@@ -49,9 +52,11 @@ class Endpoint:
             port = parts.port or _DEFAULT_PORTS[parts.scheme]
         except (ValueError, KeyError) as error:
             raise TransferIOError(f"{url}: expected http://HOST[:PORT]/… or https://HOST[:PORT]/…") from error
-        if not parts.hostname:
-            raise TransferIOError(f"{url}: expected a host name in the URL")
-        return cls(parts.scheme, parts.hostname, port, ca_bundle)
+        host = parts.hostname or ""
+        try:
+            return cls(parts.scheme, host if ":" in host else ascii_host(host), port, ca_bundle)
+        except ValueError as error:
+            raise TransferIOError(f"{url}: {error}") from error
 
     @property
     def authority(self) -> str:
@@ -99,15 +104,12 @@ class Network:
         return proxy if "://" in proxy else f"http://{proxy}"
 
     def context_for(self, endpoint: Endpoint) -> ssl.SSLContext:
-        """The TLS context for an endpoint. Raises TransferIOError where the CA bundle can't be read."""
+        """The TLS context for an endpoint. Raises UsageError where the CA bundle can't be read."""
         bundle = endpoint.ca_bundle or self.ca_bundle
         try:
             return self.tls(bundle)
         except OSError as error:
-            raise TransferIOError(
-                f"can't read the CA bundle {bundle}: {error.strerror or error}; "
-                "AWS_CA_BUNDLE and ca_bundle in the AWS profile name it"
-            ) from error
+            raise unreadable_ca_bundle(bundle or "of this machine", error) from error
 
 
 def refuse_metadata_address(address: str, host: str) -> None:
@@ -141,6 +143,11 @@ def proxy_authorization(proxy: str) -> str | None:
         return None
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return f"Basic {b64encode(pair.encode()).decode()}"
+
+
+def has_no_address(error: OSError) -> bool:
+    """Whether the name service says that there is no such host, for good (getaddrinfo(3))."""
+    return isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 def network_error(error: Exception, where: str) -> TaskrunnerError:

@@ -79,6 +79,13 @@ class Stores:
         return Connections(self._network)
 
 
+async def check_store(stores: Stores, url: str) -> None:
+    """Whether anything could ever be read or written at `url`, with patience. Raises as `Store.check` does."""
+    async for attempt in stores.settings.transfer.patience.tries():
+        with attempt:
+            await stores.store_for(url).check(url)
+
+
 async def fetch_bytes(stores: Stores, url: str, limit_bytes: int) -> bytes:
     """A small file as bytes.
 

@@ -25,7 +25,8 @@ def request_parts(url: str, original: str) -> tuple[str, tuple[tuple[str, str], 
     User and password of `original` go only to its own host (RFC 9110, section 15.4). Raises TransferIOError
     where `url` is no web address.
     """
-    same_origin = Endpoint.of(url) == Endpoint.of(original)
+    endpoint = Endpoint.of(url)
+    same_origin = endpoint == Endpoint.of(original)
     parts, first = urlsplit(url), urlsplit(original)
     headers: tuple[tuple[str, str], ...] = (("Accept-Encoding", "identity"),)
     if first.username is not None and same_origin:
@@ -33,7 +34,7 @@ def request_parts(url: str, original: str) -> tuple[str, tuple[tuple[str, str], 
         headers = (*headers, ("Authorization", f"Basic {b64encode(pair.encode()).decode()}"))
     netloc = parts.netloc.rpartition("@")[2]
     if not netloc.isascii():
-        netloc = netloc.encode("idna").decode()
+        netloc = endpoint.authority
     # `%` is safe: what is encoded already stays as it is.
     path = quote(parts.path, safe="/%:=&?~#+!$,;'@()*[]-._") or "/"
     query = quote(parts.query, safe="/%:=&?~+!$,;'@()*[]-._")

@@ -81,9 +81,18 @@ class Answer:
             left = None if left is None else left - count
         if left:
             raise TransientError(f"{self._where} closed the connection {left} bytes before the end")
-        # A chunked body has its end still to come, even when all its bytes are here.
-        if not self.drained and self._response.read(1):
+        if not self.drained and self._has_more(all_told=length is not None):
             raise TransferIOError(f"{self._where} sends more than the {length} bytes that were told")
+
+    def _has_more(self, *, all_told: bool) -> bool:
+        """Whether bytes follow: a chunked body has its end still to come, even when all its bytes are here.
+
+        Where it breaks off there, nothing is missing but that end, if the length was told: asking for the rest
+        would be asking for nothing.
+        """
+        with suppress(*((OSError, http.client.HTTPException) if all_told else ())):
+            return bool(self._response.read(1))
+        return False
 
     def excerpt(self) -> bytes:
         """The beginning of the body, for what it says about an error; empty where it can't be read."""
@@ -117,6 +126,7 @@ class Connections:
             TransientError: the network failed, or `abort` was called.
             TransferIOError: the server's certificate is not trusted, or the file can't be read or written.
             AccessDeniedError: the host is a metadata service.
+            UsageError: the CA bundle can't be read.
         """
         endpoint = Endpoint.of(request.url, request.ca_bundle)
         where = endpoint.authority

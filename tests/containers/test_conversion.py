@@ -50,8 +50,8 @@ FULL = dataclasses.replace(
 @pytest.mark.parametrize(
     ("golden", "config"),
     [
-        ("plain", container_config(PLAIN, ContainerSettings())),
-        ("full", container_config(FULL, ContainerSettings(read_only_root=False))),
+        ("plain", container_config(PLAIN, ContainerSettings(), "/host/abc-def")),
+        ("full", container_config(FULL, ContainerSettings(read_only_root=False), "/host/abc-def")),
         ("give-back", give_back_config("ubuntu", "/host/abc-def", 1000, 100, "abc-def")),
     ],
 )

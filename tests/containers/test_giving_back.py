@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.containers.engine import Engine
+from taskrunner.containers.engine import Engine, RefusedError
 from taskrunner.containers.ownership import give_back
-from taskrunner.events import OwnershipNotChanged
+from taskrunner.errors import EngineUnavailableError
+from taskrunner.events import ContainerNotRemoved, OwnershipNotChanged
 from tests.containers.conftest import Recorder, Task
 from tests.engine import containers_of
 
@@ -128,6 +129,54 @@ async def test_without_any_chown_there_is_a_warning(engine: Engine, bare_image: 
     assert told["path"] == str(tmp_path)
     assert "executable file not found" in str(told["error"])
     assert containers_of(name) == []
+
+
+@pytest.mark.parametrize("method", ["create", "start", "wait", "remove"])
+@pytest.mark.parametrize("error", [EngineUnavailableError("it hangs"), RefusedError(500, "it hangs")])
+async def test_an_engine_that_fails_meanwhile_is_a_warning(
+    task: Task, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, method, fail)
+        done = await give_back(
+            task.engine,
+            str(task.workdir.root),
+            task_id=task.task_id,
+            images=[task.image],
+            uid=NOBODY.pw_uid,
+            gid=NOBODY.pw_gid,
+            reporter=task.reporter,
+        )
+
+    assert done is (method == "remove")
+    warned = task.reporter.of(ContainerNotRemoved if method == "remove" else OwnershipNotChanged)
+    assert "it hangs" in str([event.fields() for event in warned])
+
+
+async def test_a_chown_that_does_not_end_is_killed_and_told(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(image: str, *_: object) -> dict[str, object]:
+        return {"Image": image, "Cmd": ["sleep", "600"], "Labels": {"taskrunner.task-id": task.task_id}}
+
+    monkeypatch.setattr("taskrunner.containers.ownership.give_back_config", endless)
+    done = await give_back(
+        task.engine,
+        str(task.workdir.root),
+        task_id=task.task_id,
+        images=[task.image],
+        uid=NOBODY.pw_uid,
+        gid=NOBODY.pw_gid,
+        reporter=task.reporter,
+        limit_seconds=1.0,
+    )
+
+    assert not done
+    assert "did not end within 1 s" in str(task.reporter.last(OwnershipNotChanged)["error"])
+    assert task.containers == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")

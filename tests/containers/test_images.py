@@ -12,7 +12,7 @@ import pytest
 
 from taskrunner.containers.engine import Engine
 from taskrunner.containers.images import PullFault, ensure_image, pull_fault
-from taskrunner.containers.registry import RegistryLogin
+from taskrunner.containers.registry import DockerConfig, RegistryLogin
 from taskrunner.errors import ImageUnavailableError
 from taskrunner.events import ImagePullStarted, PullFailed
 from taskrunner.retrying import Patience
@@ -20,11 +20,11 @@ from taskrunner.settings import PullPolicy
 from tests.containers.conftest import Recorder
 from tests.engine import PASSWORD, USER, Registry, ask, free_port, remove_image
 
-ANONYMOUS = RegistryLogin({})
+ANONYMOUS = RegistryLogin(DockerConfig({}))
 PULLED = ["image pull started", "image pull finished"]
 
 
-PATIENCE = Patience(attempts=2, timeout_seconds=30.0, first_wait_seconds=0.01)
+PATIENCE = Patience(attempts=2, first_wait_seconds=0.01)
 
 
 async def ensure(
@@ -130,7 +130,7 @@ async def test_wrong_credentials_are_refused_and_never_told(
     engine: Engine, locked: str, locked_registry: Registry
 ) -> None:
     auth = base64.b64encode(f"{USER}:not-the-password".encode()).decode()
-    login = RegistryLogin({"auths": {locked_registry.host: {"auth": auth}}})
+    login = RegistryLogin(DockerConfig({"auths": {locked_registry.host: {"auth": auth}}}))
     told = await refused(engine, locked, login=login)
 
     assert "does not allow it" in told
@@ -145,7 +145,7 @@ async def test_credentials_of_the_config_file_open_the_registry(
     engine: Engine, locked: str, locked_registry: Registry
 ) -> None:
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    login = RegistryLogin({"auths": {f"https://{locked_registry.host}": {"auth": auth}}})
+    login = RegistryLogin(DockerConfig({"auths": {f"https://{locked_registry.host}": {"auth": auth}}}))
 
     assert (await ensure(engine, locked, login=login)).messages == PULLED
     remove_image(locked)
@@ -161,7 +161,7 @@ async def test_a_credential_helper_opens_the_registry(
     )
     helper.chmod(helper.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    login = RegistryLogin({"credHelpers": {locked_registry.host: "test"}})
+    login = RegistryLogin(DockerConfig({"credHelpers": {locked_registry.host: "test"}}))
 
     assert (await ensure(engine, locked, login=login)).messages == PULLED
     remove_image(locked)
@@ -170,9 +170,19 @@ async def test_a_credential_helper_opens_the_registry(
 async def test_a_helper_that_is_not_installed_is_named_when_the_registry_refuses(
     engine: Engine, locked: str
 ) -> None:
-    told = await refused(engine, locked, login=RegistryLogin({"credsStore": "absent"}))
+    told = await refused(engine, locked, login=RegistryLogin(DockerConfig({"credsStore": "absent"})))
 
     assert "docker-credential-absent can't be run" in told
+
+
+async def test_a_config_file_that_could_not_be_read_is_named_when_the_registry_refuses(
+    engine: Engine, locked: str
+) -> None:
+    login = RegistryLogin(DockerConfig({}, "the Docker config file /root/config.json can't be read"))
+
+    assert "(the Docker config file /root/config.json can't be read)" in await refused(
+        engine, locked, login=login
+    )
 
 
 @pytest.mark.parametrize("image", ["", "UPPER", "a b", "../containers/x", "x?y", "host:port/x", "x:"])

@@ -1,4 +1,4 @@
-"""Whose credentials a registry gets, and how image names are read."""
+"""Whose credentials a registry gets, and where they come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.containers.registry import Credentials, RegistryLogin, parse_reference, read_docker_config
+from taskrunner.containers.registry import (
+    Credentials,
+    DockerConfig,
+    RegistryLogin,
+    read_docker_config,
+)
 from taskrunner.errors import AccessDeniedError, UsageError
 
 ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -34,27 +39,8 @@ async def no_ecr_login(registry: str) -> tuple[str, str]:
     raise AccessDeniedError("no credentials")
 
 
-@pytest.mark.parametrize(
-    ("image", "full"),
-    [
-        ("ubuntu", "docker.io/library/ubuntu:latest"),
-        ("ubuntu:22.04", "docker.io/library/ubuntu:22.04"),
-        ("biocontainers/samtools:1", "docker.io/biocontainers/samtools:1"),
-        ("quay.io/a/b/c", "quay.io/a/b/c:latest"),
-        ("localhost/x", "localhost/x:latest"),
-        ("localhost:5000/x:1", "localhost:5000/x:1"),
-        ("[::1]:5000/x", "[::1]:5000/x:latest"),
-        (f"x@sha256:{'a' * 64}", f"docker.io/library/x@sha256:{'a' * 64}"),
-        (f"x:1@sha256:{'a' * 64}", f"docker.io/library/x@sha256:{'a' * 64}"),
-        (f"{ECR}/team/tool:v1", f"{ECR}/team/tool:v1"),
-    ],
-)
-def test_image_names_are_read_as_the_docker_command_reads_them(image: str, full: str) -> None:
-    assert str(parse_reference(image)) == full
-
-
 async def test_docker_hubs_credentials_stand_under_its_old_name() -> None:
-    login = RegistryLogin({"auths": {HUB_KEY: {"auth": basic("me", "a:b")}}})
+    login = RegistryLogin(DockerConfig({"auths": {HUB_KEY: {"auth": basic("me", "a:b")}}}))
 
     assert (await login.credentials("docker.io")).auth == {
         "username": "me",
@@ -64,7 +50,9 @@ async def test_docker_hubs_credentials_stand_under_its_old_name() -> None:
 
 
 async def test_an_identity_token_outweighs_a_password() -> None:
-    login = RegistryLogin({"auths": {"r.example": {"auth": basic("me", "x"), "identitytoken": "it"}}})
+    login = RegistryLogin(
+        DockerConfig({"auths": {"r.example": {"auth": basic("me", "x"), "identitytoken": "it"}}})
+    )
 
     assert (await login.credentials("r.example")).auth == {
         "identitytoken": "it",
@@ -73,7 +61,7 @@ async def test_an_identity_token_outweighs_a_password() -> None:
 
 
 async def test_another_registrys_credentials_are_never_sent() -> None:
-    login = RegistryLogin({"auths": {"r.example": {"auth": basic("me", "x")}}})
+    login = RegistryLogin(DockerConfig({"auths": {"r.example": {"auth": basic("me", "x")}}}))
 
     assert (await login.credentials("r.example.org")).auth is None
     assert (await login.credentials("docker.io")).auth is None
@@ -81,12 +69,14 @@ async def test_another_registrys_credentials_are_never_sent() -> None:
 
 @pytest.mark.parametrize("entry", [{}, {"auth": "%%%"}, {"auth": basic("", "")[:2]}, "x"])
 async def test_an_entry_without_credentials_is_none(entry: object) -> None:
-    assert (await RegistryLogin({"auths": {"r.example": entry}}).credentials("r.example")).auth is None
+    assert (
+        await RegistryLogin(DockerConfig({"auths": {"r.example": entry}})).credentials("r.example")
+    ).auth is None
 
 
 async def test_a_helper_may_answer_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(tmp_path, """cat >/dev/null; echo '{"Username": "<token>", "Secret": "it"}'""", monkeypatch)
-    found = await RegistryLogin({"credsStore": "test"}).credentials("r.example")
+    found = await RegistryLogin(DockerConfig({"credsStore": "test"})).credentials("r.example")
 
     assert found.auth == {"identitytoken": "it", "serveraddress": "r.example"}
 
@@ -103,7 +93,7 @@ async def test_a_helper_without_an_answer_leaves_us_anonymous(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, remark: str
 ) -> None:
     helper(tmp_path, script, monkeypatch)
-    found = await RegistryLogin({"credsStore": "test"}).credentials("r.example")
+    found = await RegistryLogin(DockerConfig({"credsStore": "test"})).credentials("r.example")
 
     assert found.auth is None
     assert remark in found.remark
@@ -114,14 +104,14 @@ async def test_a_helper_without_an_answer_leaves_us_anonymous(
     [
         (ECR, True),
         ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", True),
-        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", True),
+        ("123456789012.dkr-ecr.us-east-1.on.aws", True),
         ("public.ecr.aws", False),
         (f"{ECR}.evil.example", False),
         ("quay.io", False),
     ],
 )
 async def test_only_ecr_registries_get_a_token_of_ecrs(registry: str, is_ecr: bool) -> None:
-    found = await RegistryLogin({}, ecr_login).credentials(registry)
+    found = await RegistryLogin(DockerConfig({}), ecr_login).credentials(registry)
 
     assert found.auth == (
         {"username": "AWS", "password": f"token for {registry}", "serveraddress": registry}
@@ -131,7 +121,7 @@ async def test_only_ecr_registries_get_a_token_of_ecrs(registry: str, is_ecr: bo
 
 
 async def test_the_config_file_outweighs_ecrs_token() -> None:
-    login = RegistryLogin({"auths": {ECR: {"auth": basic("me", "mine")}}}, ecr_login)
+    login = RegistryLogin(DockerConfig({"auths": {ECR: {"auth": basic("me", "mine")}}}), ecr_login)
     found = await login.credentials(ECR)
 
     assert found.auth is not None
@@ -139,7 +129,7 @@ async def test_the_config_file_outweighs_ecrs_token() -> None:
 
 
 async def test_no_token_is_kept_as_a_remark() -> None:
-    assert await RegistryLogin({}, no_ecr_login).credentials(ECR) == Credentials(
+    assert await RegistryLogin(DockerConfig({}), no_ecr_login).credentials(ECR) == Credentials(
         None, "no token from ECR: no credentials"
     )
 
@@ -150,9 +140,9 @@ def test_secrets_are_not_in_a_repr() -> None:
 
 def test_the_config_file_is_found_by_docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    assert read_docker_config() == {}
+    assert read_docker_config() == DockerConfig({})
     (tmp_path / "config.json").write_text(json.dumps({"credsStore": "x"}))
-    assert read_docker_config() == {"credsStore": "x"}
+    assert read_docker_config() == DockerConfig({"credsStore": "x"})
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
@@ -161,3 +151,24 @@ def test_a_broken_config_file_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"config\.json"):
         read_docker_config()
+
+
+def test_a_config_file_that_may_not_be_read_leaves_us_anonymous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    config = read_docker_config()
+
+    assert config.content == {}
+    assert config.remark == f"the Docker config file {tmp_path}/config.json can't be read: Permission denied"
+
+
+async def test_why_the_config_file_was_not_read_is_kept_as_a_remark() -> None:
+    login = RegistryLogin(DockerConfig({}, "it can't be read"))
+
+    assert await login.credentials("quay.io") == Credentials(None, "it can't be read")

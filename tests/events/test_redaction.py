@@ -100,3 +100,26 @@ def test_what_is_no_secret_stays(text: str) -> None:
 @given(st.text())
 def test_masking_twice_changes_nothing_more(text: str) -> None:
     assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://us:hunter'2@h/x",
+        "http://h/?X%2DAmz%2DSignature=hunter2&a=1",
+        "http://h/?x-oss-signature=hunter2",
+        "http://h/?private_token=hunter2",
+        "http://h/#access_token=hunter2",
+        "http://h/?a=1&amp;sig=hunter2",
+        "AccountName=x;AccountKey=hunter2==;EndpointSuffix=y",
+        '{"password": "hunter2", "user": "x"}',
+        "{'api_key': 'hunter2'}",
+    ],
+)
+def test_other_spellings_of_secrets_are_masked_as_well(text: str) -> None:
+    assert "hunter" not in redact(text)
+
+
+def test_ordinary_parameters_and_members_stay() -> None:
+    for text in ("s3://b/k?versionId=3", 'cmd "a": "b"', "http://h/?page=2&sort=name"):
+        assert redact(text) == text

@@ -19,7 +19,7 @@ from taskrunner.urls import StoreKind
 from taskrunner.workdir import WorkDir, leased
 
 PART_BYTES = 64 * 1024
-PATIENCE = Patience(attempts=3, timeout_seconds=30.0, first_wait_seconds=0.01)
+PATIENCE = Patience(attempts=3, first_wait_seconds=0.01)
 TRANSFER = TransferSettings(max_connections=4, part_bytes=PART_BYTES, patience=PATIENCE)
 
 

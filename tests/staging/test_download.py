@@ -150,6 +150,19 @@ async def test_an_empty_directory_is_a_warning(workdir: WorkDir) -> None:
     assert recorder.told() == [("download source directory is empty", "memory://b/none/")]
 
 
+async def test_of_two_directories_the_one_that_names_the_place_more_closely_wins(workdir: WorkDir) -> None:
+    memory = MemoryStore()
+    memory.put("memory://b/wide/sub/x", b"from the wide one")
+    memory.put("memory://b/close/x", b"from the close one")
+    await staged(
+        workdir,
+        memory,
+        download(workdir, "memory://b/close", "/in/sub", FileType.DIRECTORY),
+        download(workdir, "memory://b/wide", "/in", FileType.DIRECTORY),
+    )
+    assert workdir.place("/in/sub/x").read_text() == "from the close one"
+
+
 async def test_an_input_of_its_own_wins_over_a_directorys_file_of_the_same_place(workdir: WorkDir) -> None:
     memory = MemoryStore()
     memory.put("memory://b/d/x", b"from the directory")

@@ -1,12 +1,13 @@
 """What a task's outputs are is found by rules, whatever an executor left on disk."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from taskrunner.plan import Upload
-from taskrunner.staging.outputs import FoundOutputs, find_outputs
+from taskrunner.staging.outputs import FoundOutputs, WalkStoppedError, find_outputs
 from taskrunner.task import FileType
 from taskrunner.workdir import WorkDir
 
@@ -156,3 +157,69 @@ def test_an_untouched_placeholder_is_missing_and_a_written_one_is_found(workdir:
     touched.source.touch()
     found = find_outputs((untouched, touched), workdir)
     assert (found.missing, [file.path for file in found.files]) == ([untouched], ["/b"])
+
+
+def test_a_file_output_that_is_a_pipe_is_refused_rather_than_left_out(workdir: WorkDir) -> None:
+    os.mkfifo(workdir.root / "res/pipe")
+    [(_, error)] = find_outputs((rule(workdir, "/res/pipe"),), workdir).refused
+    assert "a named pipe" in str(error)
+
+
+def test_two_files_with_one_url_are_told_instead_of_one_replacing_the_other(workdir: WorkDir) -> None:
+    make(workdir, "/res/a/x", "/res/b/x")
+    rules = tuple(rule(workdir, path, kind=FileType.DIRECTORY) for path in ("/res/a", "/res/b"))
+    found = find_outputs(rules, workdir)
+    assert [file.path for file in found.files] == ["/res/a/x"]
+    assert ["/res/b/x" in str(error) and "/res/a/x" in str(error) for _, error in found.refused] == [True]
+
+
+def test_one_file_named_twice_for_one_url_is_uploaded_once(workdir: WorkDir) -> None:
+    make(workdir, "/res/a")
+    found = find_outputs((rule(workdir, "/res/a"), rule(workdir, "/res/a")), workdir)
+    assert (urls(found), found.refused) == (["s3://b/out"], [])
+
+
+def test_a_path_through_a_link_is_found_where_the_container_had_it(workdir: WorkDir) -> None:
+    make(workdir, "/real/file")
+    (workdir.root / "res/dir").symlink_to("/real")
+    assert urls(find_outputs((rule(workdir, "/res/dir/file"),), workdir)) == ["s3://b/out"]
+
+
+@pytest.mark.parametrize("name", ["passwd", "no-such-file"])
+def test_nothing_is_told_about_files_of_the_host(workdir: WorkDir, name: str) -> None:
+    (workdir.root / "res/etc").symlink_to("/etc")
+    found = find_outputs((rule(workdir, f"/res/etc/{name}"),), workdir)
+    assert (len(found.refused), found.missing) == (1, [])
+    assert "is a link to /etc" in str(found.refused[0][1])
+
+
+def test_links_that_multiply_are_refused_rather_than_followed_for_ever(
+    workdir: WorkDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskrunner.staging.outputs._MOST_INDIRECT", 1000)
+    for number in range(30):
+        directory = workdir.root / f"res/d{number}"
+        directory.mkdir()
+        (directory / "a").symlink_to(f"../d{number + 1}")
+        (directory / "b").symlink_to(f"../d{number + 1}")
+    directory_rule = rule(workdir, "/res", kind=FileType.DIRECTORY)
+    pattern_rule = rule(workdir, "/res/d0/" + "*/" * 20 + "x", prefix="/res")
+    assert any(
+        "more than 1000" in str(error) for _, error in find_outputs((directory_rule,), workdir).refused
+    )
+    assert any("more than 1000" in str(error) for _, error in find_outputs((pattern_rule,), workdir).refused)
+
+
+def test_a_walk_ends_when_nobody_wants_it_any_more(workdir: WorkDir) -> None:
+    make(workdir, "/res/a")
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(WalkStoppedError):
+        find_outputs((rule(workdir, "/res/a"),), workdir, stopped)
+
+
+def test_a_pattern_with_a_name_that_cannot_be_matches_nothing(workdir: WorkDir) -> None:
+    make(workdir, "/res/x/y")
+    for pattern in (f"/res/*/{'a' * 300}/y", "/res/*" + "/a" * 1500):
+        found = find_outputs((rule(workdir, pattern, prefix="/res"),), workdir)
+        assert len(found.unmatched) == 1

@@ -43,3 +43,7 @@ def test_five_tebibytes_are_sent_in_ten_thousand_parts_at_most() -> None:
 
 def test_a_part_but_the_last_is_never_below_s3s_least() -> None:
     assert upload_parts(17 * MIB, 1)[0].length == 5 * MIB
+
+
+def test_a_server_that_tells_any_size_gets_ten_thousand_ranges_at_most() -> None:
+    assert len(download_parts(2**60, 8 * MIB, ranged=True)) <= MOST_PARTS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from taskrunner.aws import AwsRefusalError, AwsSession, calling
+from taskrunner.aws import AwsRefusalError, AwsSession, calling, is_ecr_registry
 from taskrunner.errors import AccessDeniedError, TransientError, UsageError
 from tests.servers import S3Server, web_server
 
@@ -141,3 +141,70 @@ async def test_the_region_is_the_configured_one_or_us_east_1(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     async with AwsSession() as other:
         assert (await other.s3_client()).meta.region_name == "eu-north-1"
+
+
+async def test_aws_region_outweighs_aws_default_region_and_the_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    (tmp_path / "config").write_text("[default]\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    async with AwsSession() as aws:
+        assert (await aws.s3_client()).meta.region_name == "eu-west-1"
+
+    monkeypatch.setenv("AWS_REGION", "ap-south-1")
+    async with AwsSession() as aws:
+        assert (await aws.s3_client()).meta.region_name == "ap-south-1"
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+@pytest.mark.parametrize("bundle", ["/nonexistent/ca.pem", __file__])
+async def test_a_ca_bundle_that_can_not_be_read_is_named_with_its_variable(
+    moto: S3Server, aws: AwsSession, monkeypatch: pytest.MonkeyPatch, variable: str, bundle: str
+) -> None:
+    monkeypatch.setenv(variable, bundle)
+
+    with pytest.raises(UsageError, match=f"CA bundle {bundle} .*; {variable} names it"):
+        await aws.head_bucket("bucket")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("AWS_ENDPOINT_URL", "foo"), ("AWS_ENDPOINT_URL", "http://a..b"), ("AWS_REGION", "not a region")],
+)
+async def test_a_setting_the_sdk_does_not_take_is_told(
+    moto: S3Server, aws: AwsSession, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(UsageError, match=f"{value}.*check AWS_REGION and AWS_ENDPOINT_URL"):
+        await aws.head_bucket("bucket")
+
+
+async def test_a_profile_that_is_not_there_is_told_whatever_is_asked_first(
+    aws: AwsSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nowhere")
+
+    for question in (aws.ca_bundle, aws.credentials, aws.s3_client):
+        with pytest.raises(UsageError, match="nowhere"):
+            await question()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ecr"),
+    [
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", True),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com", True),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", True),
+        ("123456789012.dkr-ecr.us-east-1.on.aws", True),
+        ("123456789012.dkr-ecr-fips.us-east-1.on.aws", True),
+        ("123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn", True),
+        ("public.ecr.aws", False),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.example", False),
+    ],
+)
+def test_ecr_registries_are_known_by_their_names(host: str, is_ecr: bool) -> None:
+    assert is_ecr_registry(host) is is_ecr

@@ -1,23 +1,30 @@
-"""What every store must do, asked of each of them: S3 on two servers, local files, memory."""
+"""What every store must do, asked of each of them: S3 on two servers, local files, memory; the web, if only read."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
+from aiohttp import web
 
 from taskrunner.aws import AwsSession
 from taskrunner.errors import InputMissingError, TransferIOError
 from taskrunner.settings import S3Settings
+from taskrunner.storage.http import HttpStore
 from taskrunner.storage.local import LocalStore
 from taskrunner.storage.memory import MemoryStore
+from taskrunner.storage.network import Network
 from taskrunner.storage.s3 import S3Store
 from taskrunner.storage.store import Store, StoredObject
-from tests.servers import S3Server
+from tests.servers import S3Server, web_server
 from tests.storage.moving import cut, put, read_whole, received, send
+from tests.storage.test_http import serving
 
 MIB = 1024 * 1024
 # 5 MiB is the least S3 takes for a part that is not the last.
@@ -64,20 +71,52 @@ class Place:
         return await read_whole(self.store, await self.store.stat(self.url(key)), self.scratch)
 
 
+@dataclass
+class WebPlace(Place):
+    """Files on a web server, which are put there past the store, since it only reads."""
+
+    served: dict[str, bytes] = field(default_factory=dict)
+
+    def url(self, key: str) -> str:
+        return f"{self.base}/{quote(key)}"
+
+    async def put(self, key: str, content: bytes, part_bytes: int = 0) -> StoredObject:  # noqa: ARG002  # one request
+        self.served[key] = content
+        return await self.store.stat(self.url(key))
+
+
 @pytest.fixture(params=["rclone", "moto", "local", "memory"])
 async def place(
     request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Place]:
-    scratch = tmp_path_factory.mktemp("scratch")
-    match request.param:
+    async with _place(request.param, request, tmp_path, tmp_path_factory.mktemp("scratch")) as made:
+        yield made
+
+
+@pytest.fixture(params=["rclone", "moto", "local", "memory", "web"])
+async def readable(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Place]:
+    """For the half of the contract that a store without directories and uploads keeps, too."""
+    async with _place(request.param, request, tmp_path, tmp_path_factory.mktemp("scratch")) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _place(
+    kind: str, request: pytest.FixtureRequest, directory: Path, scratch: Path
+) -> AsyncIterator[Place]:
+    match kind:
         case "local":
-            yield Place(
-                LocalStore([tmp_path]), f"file://{tmp_path}", scratch, lambda: _partial_files(tmp_path)
-            )
+            store = LocalStore([directory])
+            yield Place(store, f"file://{directory}", scratch, lambda: _partial_files(directory))
         case "memory":
             memory = MemoryStore()
             yield Place(memory, "memory://bucket", scratch, lambda: ["upload"] * memory.open_uploads)
-        case kind:
+        case "web":
+            async with _web_place(scratch) as web_place:
+                yield web_place
+        case _:
             server: S3Server = request.getfixturevalue("s3" if kind == "rclone" else "moto")
             bucket = server.make_bucket()
             client = server.client()
@@ -92,19 +131,35 @@ async def place(
                 )
 
 
+@asynccontextmanager
+async def _web_place(scratch: Path) -> AsyncIterator[Place]:
+    served: dict[str, bytes] = {}
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        content = served.get(unquote(request.raw_path.removeprefix("/")))
+        if content is None:
+            return web.Response(status=404)
+        return await serving(content, etag=f'"{hashlib.sha256(content).hexdigest()}"')(request)
+
+    store = HttpStore(Network())
+    async with web_server({"/{any:.*}": serve}) as base:
+        yield WebPlace(store, base, scratch, list, served)
+        await store.close()
+
+
 def _partial_files(directory: Path) -> list[str]:
     return [str(path) for path in directory.rglob("*.partial")]
 
 
 @pytest.mark.parametrize("key", AWKWARD_KEYS)
-async def test_an_object_is_found_and_read_under_its_very_key(place: Place, key: str) -> None:
-    await place.put(key, b"content of " + key.encode())
+async def test_an_object_is_found_and_read_under_its_very_key(readable: Place, key: str) -> None:
+    await readable.put(key, b"content of " + key.encode())
 
-    found = await place.store.stat(place.url(key))
+    found = await readable.store.stat(readable.url(key))
 
-    assert found.url == place.url(key)
+    assert found.url == readable.url(key)
     assert found.size_bytes == len(b"content of " + key.encode())
-    assert await place.content(key) == b"content of " + key.encode()
+    assert await readable.content(key) == b"content of " + key.encode()
 
 
 async def test_awkward_keys_are_listed_by_their_names(place: Place) -> None:
@@ -128,43 +183,48 @@ async def test_a_listed_key_that_ends_like_a_version_is_read_as_a_key(place: Pla
     assert await read_whole(place.store, found, place.scratch) == b"content"
 
 
-async def test_what_was_stored_is_what_is_found(place: Place) -> None:
-    stored = await place.put("file", b"x" * 1000)
+async def test_what_was_stored_is_what_is_found(readable: Place) -> None:
+    stored = await readable.put("file", b"x" * 1000)
 
-    found = await place.store.stat(place.url("file"))
+    found = await readable.store.stat(readable.url("file"))
 
     assert (stored.url, stored.size_bytes, stored.etag) == (found.url, 1000, found.etag)
 
 
-async def test_a_missing_object_is_missing(place: Place) -> None:
+async def test_a_missing_object_is_missing(readable: Place) -> None:
     with pytest.raises(InputMissingError, match="nowhere"):
-        await place.store.stat(place.url("nowhere"))
+        await readable.store.stat(readable.url("nowhere"))
 
 
-async def test_a_directory_is_no_object(place: Place) -> None:
-    await place.put("dir/file", b"")
+async def test_a_directory_is_no_object(readable: Place) -> None:
+    await readable.put("dir/file", b"")
 
     with pytest.raises(InputMissingError, match="dir"):
-        await place.store.stat(place.url("dir"))
+        await readable.store.stat(readable.url("dir"))
 
 
-async def test_any_range_is_read(place: Place) -> None:
+async def test_any_range_is_read(readable: Place) -> None:
     content = bytes(range(256)) * 16
-    await place.put("file", content)
-    found = await place.store.stat(place.url("file"))
+    await readable.put("file", content)
+    found = await readable.store.stat(readable.url("file"))
 
     for start, length in [(0, 1), (0, 10), (1, 4000), (4095, 1), (0, 4096), (100, 3996)]:
-        reading = await place.store.read(found, start, length)
-        assert await received(reading, place.scratch / "part") == content[start : start + length]
+        reading = await readable.store.read(found, start, length)
+        assert await received(reading, readable.scratch / "part") == content[start : start + length]
 
 
-async def test_an_empty_object_is_stored_found_and_read(place: Place) -> None:
-    stored = await place.put("empty", b"")
+async def test_an_empty_object_is_found_and_read(readable: Place) -> None:
+    stored = await readable.put("empty", b"")
 
-    found = await place.store.stat(place.url("empty"))
+    found = await readable.store.stat(readable.url("empty"))
 
     assert (stored.size_bytes, found.size_bytes) == (0, 0)
-    assert await place.content("empty") == b""
+    assert await readable.content("empty") == b""
+
+
+async def test_an_empty_object_is_listed(place: Place) -> None:
+    await place.put("empty", b"")
+
     assert await place.names("") == ["empty"]
 
 
@@ -250,17 +310,17 @@ async def test_parts_may_be_sent_in_any_order_and_again(place: Place) -> None:
     assert await place.content("file") == content
 
 
-async def test_a_change_midway_is_an_error_and_not_a_mixed_file(place: Place) -> None:
-    await place.put("file", b"a" * 1000)
-    found = await place.store.stat(place.url("file"))
-    first = await place.store.read(found, 0, 500)
-    assert await received(first, place.scratch / "part") == b"a" * 500
-    await place.put("file", b"b" * 1000)
+async def test_a_change_midway_is_an_error_and_not_a_mixed_file(readable: Place) -> None:
+    await readable.put("file", b"a" * 1000)
+    found = await readable.store.stat(readable.url("file"))
+    first = await readable.store.read(found, 0, 500)
+    assert await received(first, readable.scratch / "part") == b"a" * 500
+    await readable.put("file", b"b" * 1000)
 
-    second = await place.store.read(found, 500, 500)
+    second = await readable.store.read(found, 500, 500)
 
     with pytest.raises(TransferIOError, match="changed"):
-        await received(second, place.scratch / "part")
+        await received(second, readable.scratch / "part")
 
 
 async def test_a_listing_has_everything_below_in_byte_order(place: Place) -> None:
@@ -291,5 +351,5 @@ async def test_sizes_and_etags_of_a_listing_are_those_of_the_objects(place: Plac
         assert listed[name].etag == (await place.store.stat(place.url(f"dir/{name}"))).etag
 
 
-async def test_a_place_that_exists_passes_the_check(place: Place) -> None:
-    await place.store.check(place.url("any/key"))
+async def test_a_place_that_exists_passes_the_check(readable: Place) -> None:
+    await readable.store.check(readable.url("any/key"))

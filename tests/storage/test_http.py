@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -333,6 +334,26 @@ async def test_an_unknown_host_has_no_files(store: HttpStore) -> None:
         await store.stat("http://no-such-host.invalid/file")
 
 
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (socket.EAI_NONAME, InputMissingError),
+        (socket.EAI_NODATA, InputMissingError),
+        (socket.EAI_AGAIN, TransientError),
+        (socket.EAI_FAIL, TransientError),
+    ],
+)
+async def test_a_name_service_that_fails_is_no_missing_host(
+    store: HttpStore, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(code, "no address just now")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(error, match=r"some-host\.example"):
+        await store.stat("http://some-host.example/file")
+
+
 async def test_a_server_that_is_down_is_worth_another_try(store: HttpStore) -> None:
     async with web_server({}) as base:
         pass
@@ -354,10 +375,44 @@ async def test_no_redirect_leads_to_a_metadata_service(store: HttpStore) -> None
             await store.stat(f"{base}/a")
 
 
-@pytest.mark.parametrize("url", ["http://", "http://host:port/", "http:///path"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://host:port/",
+        "http:///path",
+        "http://a..b/x",
+        "http://.a/x",
+        "http://a b/x",
+        f"http://{'a' * 64}/x",
+        f"http://{'ü' * 60}.org/x",
+        f"http://{'a.' * 130}b/x",
+        "http://[::1/x",
+    ],
+)
 async def test_what_is_no_address_is_said_to_be_none(store: HttpStore, url: str) -> None:
     with pytest.raises(TransferIOError, match="expected"):
         await store.stat(url)
+    with pytest.raises(TransferIOError, match="expected"):
+        await store.check(url)
+
+
+async def test_hosts_of_other_alphabets_are_found(
+    store: HttpStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    found_by = socket.getaddrinfo
+
+    def noting(host: Any, *more: Any, **named: Any) -> Any:
+        asked.add(host)
+        return found_by("127.0.0.1", *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noting)
+    async with web_server({"/file": serving()}) as base:
+        found = await store.stat(base.replace("127.0.0.1", "Bücher.example") + "/file")
+        assert await read_whole(store, found, tmp_path) == CONTENT
+
+    assert asked == {"xn--bcher-kva.example"}
 
 
 async def test_the_web_has_no_directories_and_takes_no_files(store: HttpStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,39 @@ async def test_an_upload_cancelled_while_it_begins_leaves_nothing(store: LocalSt
         await beginning
 
     assert entries(allowed) == []
+
+
+async def test_an_upload_cancelled_while_it_completes_is_whole_and_closed_once(
+    store: LocalStore, allowed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renaming, may_go_on = threading.Event(), threading.Event()
+    rename, close = Path.rename, os.close
+    closed: list[int] = []
+
+    def slow_rename(path: Path, target: Path) -> Path:
+        renaming.set()
+        may_go_on.wait(60)
+        return rename(path, target)
+
+    def noting_close(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+
+    upload = await store.begin_upload(str(allowed / "file"), cut(0, 5))
+    monkeypatch.setattr(Path, "rename", slow_rename)
+    monkeypatch.setattr(os, "close", noting_close)
+    completing = asyncio.create_task(upload.complete([""]))
+    await asyncio.to_thread(renaming.wait)
+    completing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await completing
+    aborting = asyncio.create_task(upload.abort())
+    await asyncio.wait([aborting], timeout=0.2)  # as far as it gets
+    may_go_on.set()
+    await aborting
+
+    assert entries(allowed) == ["file"]
+    assert closed.count(upload.fd) == 1
 
 
 async def test_files_are_copied_where_the_kernel_can_not(

@@ -43,7 +43,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
     memory = MemoryStore()
     settings = Settings(
         work=WorkSettings(allowed_dirs=(tmp_path,)),
-        transfer=TransferSettings(patience=Patience(attempts=2, timeout_seconds=30.0)),
+        transfer=TransferSettings(patience=Patience(attempts=2)),
     )
     async with Stores(settings, {StoreKind.MEMORY: memory}) as stores:
         yield Opened(stores, memory)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.errors import AccessDeniedError, TransferIOError, TransientError
+from taskrunner.errors import AccessDeniedError, TransferIOError, TransientError, UsageError
 from taskrunner.storage.network import Network
 from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.wire import Connections, Request, retry_after_seconds
@@ -117,6 +117,18 @@ def test_a_chunked_body_without_its_end_is_not_whole(connections: Connections, t
         pytest.raises(TransientError),
     ):
         get(connections, url, target, None)
+
+
+def test_a_chunked_body_that_lacks_nothing_but_its_end_is_whole_where_the_length_was_told(
+    connections: Connections, target: FileSlice
+) -> None:
+    """Another try would ask for the bytes after the last one."""
+    broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    with raw_server(answering(broken)) as url:
+        for _ in range(2):  # nor is the broken connection used again
+            get(connections, url, target, 5)
+
+    assert content(target) == b"hellohello"
 
 
 def test_a_chunked_body_longer_than_told_is_refused(connections: Connections, target: FileSlice) -> None:
@@ -443,7 +455,7 @@ def test_a_missing_ca_bundle_is_named() -> None:
     connections = Connections(Network(ca_bundle="/nonexistent.pem"))
     with (
         raw_server(lambda _: None) as url,
-        pytest.raises(TransferIOError, match=r"/nonexistent\.pem: No such file"),
+        pytest.raises(UsageError, match=r"/nonexistent\.pem \(No such file"),
         connections.exchange(Request("GET", url.replace("http://", "https://"))),
     ):
         pass

@@ -29,7 +29,17 @@ def _executor(**fields: object) -> dict[str, Any]:
         (_executor(image=""), "executors[0].image: expected the name of an image, got nothing"),
         (
             _executor(image="a b"),
-            'executors[0].image: expected an image\'s name without spaces and control characters, got "a b"',
+            (
+                "executors[0].image: expected an image as [HOST[:PORT]/]NAME[:TAG][@DIGEST], NAME in lower case,"
+                ' got "a b"'
+            ),
+        ),
+        (
+            _executor(image="Ubuntu:Latest"),
+            (
+                "executors[0].image: expected an image as [HOST[:PORT]/]NAME[:TAG][@DIGEST], NAME in lower case,"
+                ' got "Ubuntu:Latest"'
+            ),
         ),
         (_executor(command=[]), "executors[0].command: expected a program and its arguments, got nothing"),
         (_executor(command=["a", "b\0"]), "executors[0].command[1]: expected text without NUL characters"),
@@ -58,6 +68,29 @@ def _executor(**fields: object) -> dict[str, Any]:
         (
             {"volumes": ["/./"]},
             'volumes[0]: expected a path below /, which itself can\'t be mounted, got "/./"',
+        ),
+        (
+            {"volumes": [f"/a/{'é' * 128}/b"]},
+            "volumes[0]: expected a path whose names have at most 255 bytes, got",
+        ),
+        (
+            _input(path=f"/{'x' * 256}"),
+            "inputs[0].path: expected a path whose names have at most 255 bytes, got",
+        ),
+        (
+            _output(path=f"/{'x' * 256}/out"),
+            "outputs[0].path: expected a path whose names have at most 255 bytes, got",
+        ),
+        (
+            _executor(stdout=f"/{'x' * 256}"),
+            "executors[0].stdout: expected a path whose names have at most 255 bytes, got",
+        ),
+        (
+            {"resources": {"backend_parameters": {"VmSize": "x"}, "backend_parameters_strict": True}},
+            (
+                "resources.backend_parameters.VmSize: expected only parameters that this runner knows, since "
+                "backend_parameters_strict is true: it knows none"
+            ),
         ),
         ({"resources": {"cpu_cores": -1}}, "resources.cpu_cores: expected 0 or more, got -1"),
         ({"resources": {"diskGb": "-0.5"}}, "resources.diskGb: expected 0 or more, got -0.5"),
@@ -113,6 +146,26 @@ def _executor(**fields: object) -> dict[str, Any]:
         (
             _input(url="http://[x/"),
             'inputs[0].url: expected a web address with a host and without spaces, got "http://[x/"',
+        ),
+        (
+            _input(url="http://h:99999/"),
+            'inputs[0].url: expected a web address with a host and without spaces, got "http://h:99999/"',
+        ),
+        (
+            _input(url="http://a..b/x"),
+            'inputs[0].url: expected a host name, its labels of 1 to 63 characters, got "a..b"',
+        ),
+        (
+            _input(url=f"https://{'a' * 64}.org/x"),
+            f'inputs[0].url: expected a host name, its labels of 1 to 63 characters, got "{"a" * 64}.org"',
+        ),
+        (
+            _input(url=f"https://{'ü' * 60}.org/x"),
+            'inputs[0].url: expected a host name, its labels of 1 to 63 characters, got "ü',
+        ),
+        (
+            _input(url=f"https://{'a.' * 127}b/x"),
+            "inputs[0].url: expected a host name of at most 253 characters, got",
         ),
         (
             _input(url="http://h/d/", type="DIRECTORY"),
@@ -187,6 +240,11 @@ def test_a_broken_rule_is_one_mistake_at_its_place(document: dict[str, Any], exp
         _input(url="/a/bare/path"),
         _input(url="file:///x"),
         _input(url="HTTPS://h/x?y=1"),
+        _input(url="http://bücher.example:8080/x"),
+        _input(url="http://[::1]:8080/x"),
+        _input(url="http://under_score.example./x"),
+        _input(path=f"/{'x' * 255}/{'é' * 127}"),
+        {"resources": {"backend_parameters": {}, "backend_parameters_strict": True}},
         _input(url="s3://b/a key with ?, # and %"),
         _input(url="s3://b", type="DIRECTORY"),
         _input(path="/with:colon"),
@@ -278,3 +336,11 @@ def test_secrets_in_urls_are_not_told_and_long_values_are_shortened() -> None:
     (told,) = mistakes(inputs=[{"url": url, "path": "/in"}])
     assert "hunter2" not in told
     assert len(told) < 250
+
+
+def test_backend_parameters_nobody_heeds_are_noted_and_not_kept() -> None:
+    loaded = load(resources={"backendParameters": {"VmSize": "a", "vmsize": "b"}, "cpu_cores": 1})
+
+    assert loaded.unsupported_parameters == ("VmSize", "vmsize")
+    assert loaded.task.resources is not None
+    assert (loaded.task.resources.backend_parameters, loaded.task.resources.cpu_cores) == ({}, 1)

@@ -1,0 +1,80 @@
+"""What SIGTERM, SIGINT and SIGHUP do: end the task soon, and everything after it in time.
+
+AWS Batch sends SIGTERM and, 30 seconds later, SIGKILL. So the first signal starts a clock. Before and while the
+task runs it cancels it; what follows the verdict (result, events, clean-up) is not cancelled by a signal, since
+the task's outcome is decided and worth telling, but it has to be done when the clock runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SECONDS = 23.0
+"""From the first signal to our end; Batch kills after 30."""
+_LEAST_SECONDS = 3.0
+"""What is left for result and clean-up however long the containers took to stop."""
+
+
+class Stops:
+    """The stop signals of one run, while `listening`."""
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+        self._running: asyncio.Task[object] | None = None
+        self._concluding: asyncio.Task[object] | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let signals cancel the current task, with their name as the message; the first one only.
+
+        Afterwards they are ignored: the process is about to end.
+        """
+        loop = asyncio.get_running_loop()
+        self._running = asyncio.current_task()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number.name)
+        try:
+            yield
+        finally:
+            # What is left (connections to close) takes a moment, and a late signal must not change the exit code.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _signalled(self, name: str) -> None:
+        first = self._deadline is None
+        if first:
+            self._deadline = asyncio.get_running_loop().time() + _STOP_SECONDS
+        if self._concluding is not None:
+            self._end_in_time()
+        elif first and self._running is not None:
+            self._running.cancel(name)
+
+    async def in_time(self, work: Coroutine[object, object, T]) -> T:
+        """Run what follows the verdict: no signal cancels it, but once one has come it must end in time.
+
+        Raises TimeoutError where it did not, and whatever `work` raises.
+        """
+        task = asyncio.create_task(work, name="conclude")
+        self._concluding = task
+        self._end_in_time()
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise TimeoutError("there was no time left to conclude")
+        return task.result()
+
+    def _end_in_time(self) -> None:
+        if self._deadline is not None and self._concluding is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(self._deadline, loop.time() + _LEAST_SECONDS), self._concluding.cancel)
