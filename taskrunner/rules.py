@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _BACKEND_PARAMETERS: frozenset[str] = frozenset()
 """Names, in lower case, of the backend parameters that are heeded: so far none is needed."""
+_LONGEST_PATH = 3000  # what is below our own directory's path has to fit into PATH_MAX (4,096) with it
 _LONGEST_NAME_BYTES = 255
 """Of one component of a path, on every file system that matters (NAME_MAX)."""
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -160,6 +161,8 @@ def path_problem(path: str, *, root_allowed: bool = False) -> str | None:  # noq
         return "expected an absolute path, got nothing"
     if not path.startswith("/"):
         return f"expected an absolute path, got {shown(path)}"
+    if len(path) > _LONGEST_PATH:
+        return f"expected a path of at most {_LONGEST_PATH} characters, got {shown(path)}"
     if "\0" in path:
         return f"expected a path without NUL characters, got {shown(path)}"
     if ".." in components(path):
@@ -221,11 +224,11 @@ def _store_problem(url: str, kind: StoreKind | None) -> str | None:
 def _web_problem(url: str) -> str | None:
     try:
         parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:  # "Invalid IPv6 URL", "Port out of range 0-65535"
-        host = None
-    if not host or _UNPRINTABLE.search(url):
-        return f"expected a web address with a host and without spaces, got {shown(url)}"
+        host = port = None
+    if not host or port == 0 or "\\" in host or _UNPRINTABLE.search(url):
+        return f"expected a web address with a host, a port above 0 and no spaces, got {shown(url)}"
     if ":" not in host:
         ascii_host(host)
     return None

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
     from taskrunner.storage.slices import FileSlice
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+# Any server may say anything; a number with more digits is no file's length.
+_NUMBER = r"[0-9]{1,18}"
+_CONTENT_RANGE = re.compile(rf"bytes (?:({_NUMBER})-({_NUMBER})|\*)/({_NUMBER}|\*)")
+_CONTENT_LENGTH = re.compile(_NUMBER)
 _ONE_BYTE = {"Range": "bytes=0-0"}
 # What a server says of a request it does not like; without Range it may like it.
 _RANGE_DISLIKED = frozenset({400, 405, 406, 412, 416, 501})
@@ -96,6 +99,8 @@ class HttpStore:
                 raise _not_resolved(error.os_error, url, endpoint.host) from error
             except (aiohttp.ClientError, OSError) as error:
                 raise _as_transient(error, endpoint.authority) from error
+            except ValueError as error:  # yarl's and aiohttp's word for what can't be asked
+                raise TransferIOError(f"{url}: {error}") from error
         raise TransferIOError(f"{url} redirects more than {MOST_REDIRECTS} times")
 
     async def _opened(self) -> Any:
@@ -182,7 +187,7 @@ class HttpReading:
         )
         if changed or answer.status in (412, 416):
             raise TransferIOError(f"{url} was changed while it was downloaded; nothing of it is kept")
-        if not self.whole:
+        if not self.whole or answer.status == 206:
             span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
             if span is None or span[1] is None or int(span[1]) != self.start:
                 raise TransferIOError(
@@ -197,12 +202,14 @@ class HttpReading:
 
 def _described(url: str, location: str, status: int, headers: Mapping[str, str]) -> StoredObject:
     etag = headers.get("ETag", "")
+    if not etag.isascii():
+        etag = ""  # allowed, but it can't be sent back to pin the file by (RFC 9110, section 8.8.3)
     modified = None if _strong(etag) else headers.get("Last-Modified")
     size: int | None = None
     span = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if span is not None:
         size = None if span[3] == "*" else int(span[3])
-    elif headers.get("Content-Length", "").isdigit() and "Transfer-Encoding" not in headers:
+    elif _CONTENT_LENGTH.fullmatch(headers.get("Content-Length", "")) and "Transfer-Encoding" not in headers:
         size = int(headers["Content-Length"])
     ranged = status == 206 and size is not None and bool(_strong(etag) or modified)
     return StoredObject(

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Instance metadata over IPv6; the IPv4 ones (169.254.0.0/16) are link-local anyhow.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
+_WITH_IPV4_AT_THE_END = (
+    ipaddress.ip_network("::/96"),  # IPv4-compatible (RFC 4291, section 2.5.5.1)
+    ipaddress.ip_network("64:ff9b::/96"),  # NAT64 (RFC 6052)
+)
 _METADATA_IPV6 = ipaddress.ip_network("fd00:ec2::/32")
 
 
@@ -49,10 +53,12 @@ class Endpoint:
         """The endpoint of an absolute http(s) URL. Raises TransferIOError where it names none."""
         try:
             parts = urlsplit(url)
-            port = parts.port or _DEFAULT_PORTS[parts.scheme]
+            port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
         except (ValueError, KeyError) as error:
             raise TransferIOError(f"{url}: expected http://HOST[:PORT]/… or https://HOST[:PORT]/…") from error
         host = parts.hostname or ""
+        if not port:
+            raise TransferIOError(f"{url}: expected a port above 0")
         try:
             return cls(parts.scheme, host if ":" in host else ascii_host(host), port, ca_bundle)
         except ValueError as error:
@@ -113,18 +119,36 @@ class Network:
 
 
 def refuse_metadata_address(address: str, host: str) -> None:
-    """Raise AccessDeniedError where `address` is link-local: it hands out this machine's credentials."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    """Raise AccessDeniedError where `address` is link-local: it hands out this machine's credentials.
+
+    All that resolvers take for an address counts: `2852039166`, `0251.0376.43518`, IPv4 within IPv6, a dot at
+    the end. What is a name is no matter here; its addresses are looked at when it is connected to.
+    """
+    ip = _as_address(address)
+    if ip is None:
         return
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip
     if ip.is_link_local or (ip.version == 6 and ip in _METADATA_IPV6):
         raise AccessDeniedError(
             f"{host} is the link-local address {address}, which no task may reach: "
             "it hands out this machine's credentials"
         )
+
+
+def _as_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    text = text.partition("%")[0].rstrip(".")
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(text))
+        except OSError:
+            return None
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    within = ip.ipv4_mapped or ip.sixtofour
+    if within is None and any(ip in network for network in _WITH_IPV4_AT_THE_END):
+        within = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return within or ip
 
 
 def resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taskrunner.storage.slices import FileSlice
     from taskrunner.storage.store import StoredObject
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class S3Reading:
         etag = answer.header("ETag")
         if etag is not None and self.found.etag and etag != self.found.etag:
             raise changed(self.asked)
-        if not self.whole:
+        if not self.whole or answer.status == 206:
             # rclone's server answers 200 to a range, with the right Content-Range; others ignore ranges.
             span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
             if span is None or int(span[1]) != self.start:

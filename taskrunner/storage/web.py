@@ -43,8 +43,12 @@ def request_parts(url: str, original: str) -> tuple[str, tuple[tuple[str, str], 
 
 def redirected(url: str, location: str | None) -> str:
     """Where a redirect leads. Raises TransferIOError where that is no web address."""
-    target = urljoin(url, location or "")
-    if not location or urlsplit(target).scheme not in ("http", "https"):
+    try:
+        target = urljoin(url, location or "")
+        scheme = urlsplit(target).scheme
+    except ValueError:
+        target = scheme = ""
+    if not location or scheme not in ("http", "https"):
         raise TransferIOError(f"{url} redirects to {location!r}, which is not a web address")
     return target
 

@@ -11,6 +11,7 @@ meanwhile is replaced by a new one. A connection is kept only when its answer wa
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import threading
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from taskrunner.storage.slices import FileSlice
 
+_SECONDS = re.compile("[0-9]{1,9}")
 _BUFFER_BYTES = 1024 * 1024
 _ERROR_BODY_BYTES = 64 * 1024
 _KEPT_CONNECTIONS = 3
@@ -276,9 +278,9 @@ def retry_after_seconds(value: str | None) -> float | None:
     """A Retry-After header's value in seconds from now (RFC 9110, section 10.2.3); None where unreadable."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if _SECONDS.fullmatch(value.strip()):
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -453,3 +453,49 @@ async def test_tls_is_verified(certificate: tuple[Path, Path], tmp_path: Path) -
         reading = await store.read(found, 0, found.size_bytes)
         assert await received(reading, tmp_path / "whole", network) == CONTENT
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (503, {"Retry-After": "\u00b2"}, TransientError),
+        (503, {"Retry-After": "9" * 400}, TransientError),
+        (302, {"Location": "http://[evil/"}, TransferIOError),
+        (302, {"Location": "http://a..b/"}, TransferIOError),
+        (302, {"Location": "http://h:0/"}, TransferIOError),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_told_in_a_sentence(
+    store: HttpStore, status: int, headers: dict[str, str], expected: type[Exception]
+) -> None:
+    async with web_server({"/file": answering(status, headers)}) as base:
+        with pytest.raises(expected, match=r"127\.0\.0\.1|http"):
+            await store.stat(f"{base}/file")
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, str(10**30)])
+async def test_a_length_that_no_file_has_is_no_length(store: HttpStore, length: str) -> None:
+    headers = {"Content-Range": f"bytes 0-0/{length}", "ETag": '"v1"'}
+    async with web_server({"/file": answering(206, headers, b"x")}) as base:
+        found = await store.stat(f"{base}/file")
+        assert not found.ranged
+
+
+async def test_an_etag_that_cannot_be_sent_back_pins_nothing(store: HttpStore, tmp_path: Path) -> None:
+    async with web_server({"/file": serving(etag='"\u20ac"')}) as base:
+        found = await store.stat(f"{base}/file")
+        assert (found.etag, found.ranged) == ("", False)
+        assert await read_whole(store, found, tmp_path) == CONTENT
+
+
+async def test_a_part_that_nobody_asked_for_is_not_taken_for_the_whole(
+    store: HttpStore, tmp_path: Path
+) -> None:
+    half = answering(206, {"ETag": '"v1"', "Content-Range": "bytes 5-9/10"}, b"WRONG")
+    now = [serving(b"0123456789", ranges=False)]
+    async with web_server({"/file": switching(now)}) as base:
+        found = await store.stat(f"{base}/file")
+        now[0] = half
+        reading = await store.read(found, 0, found.size_bytes)
+        with pytest.raises(TransferIOError, match=r"range|bytes, expected"):
+            await received(reading, tmp_path / "part")

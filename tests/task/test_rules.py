@@ -141,15 +141,15 @@ def _executor(**fields: object) -> dict[str, Any]:
         ),
         (
             _input(url="http:///x"),
-            'inputs[0].url: expected a web address with a host and without spaces, got "http:///x"',
+            'inputs[0].url: expected a web address with a host, a port above 0 and no spaces, got "http:///x"',
         ),
         (
             _input(url="http://[x/"),
-            'inputs[0].url: expected a web address with a host and without spaces, got "http://[x/"',
+            'inputs[0].url: expected a web address with a host, a port above 0 and no spaces, got "http://[x/"',
         ),
         (
             _input(url="http://h:99999/"),
-            'inputs[0].url: expected a web address with a host and without spaces, got "http://h:99999/"',
+            'inputs[0].url: expected a web address with a host, a port above 0 and no spaces, got "http://h:99999/"',
         ),
         (
             _input(url="http://a..b/x"),
