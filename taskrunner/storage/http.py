@@ -209,8 +209,9 @@ def _described(url: str, location: str, status: int, headers: Mapping[str, str])
     span = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if span is not None:
         size = None if span[3] == "*" else int(span[3])
-    elif _CONTENT_LENGTH.fullmatch(headers.get("Content-Length", "")) and "Transfer-Encoding" not in headers:
-        size = int(headers["Content-Length"])
+    elif status == 200 and "Transfer-Encoding" not in headers:  # a part's length says nothing of the file's
+        told = _CONTENT_LENGTH.fullmatch(headers.get("Content-Length", ""))
+        size = int(told[0]) if told else None
     ranged = status == 206 and size is not None and bool(_strong(etag) or modified)
     return StoredObject(
         url, size, etag, ranged, version=modified, location=location if location != url else None
