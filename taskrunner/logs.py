@@ -33,6 +33,8 @@ _COPY = "the copy of the events"
 _STDERR = "standard error"
 _TAKEN_KEYS = frozenset({"time", "msg", "level"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_HEAD_START_SECONDS = 0.2
+"""structlog brings rich and pygments along, 70 ms of work: better done while the first container starts."""
 _NANOSECONDS = 1_000_000_000
 
 
@@ -51,9 +53,16 @@ class Reporters:
 class EventThread:
     """Handles events one after another on a thread of its own, so that whoever reports never waits."""
 
-    def __init__(self, name: str, handle: Callable[[Event, int], None]) -> None:
-        """Start it; `handle` gets each event and when it was reported, in nanoseconds since the epoch."""
+    def __init__(
+        self, name: str, handle: Callable[[Event, int], None], *, head_start_seconds: float = 0.0
+    ) -> None:
+        """Start it; `handle` gets each event and when it was reported, in nanoseconds since the epoch.
+
+        The first event waits for `head_start_seconds`, or until `close`.
+        """
         self._handle = handle
+        self._head_start_seconds = head_start_seconds
+        self._closing = threading.Event()
         self._queue: SimpleQueue[tuple[Event, int] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -65,10 +74,12 @@ class EventThread:
     def close(self, patience_seconds: float) -> bool:
         """Wait until everything put so far is handled; False if that took longer than `patience_seconds`."""
         self._queue.put(None)
+        self._closing.set()
         self._thread.join(patience_seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        self._closing.wait(self._head_start_seconds)
         while (item := self._queue.get()) is not None:
             self._handle(*item)
 
@@ -100,7 +111,7 @@ class JsonLog:
         self._stream = stream  # its raw stream lives as long as it does
         if stream is not None:
             self._outlets[_STDERR] = _unbuffered(stream)
-        self._thread = EventThread("json-log", self._write)
+        self._thread = EventThread("json-log", self._write, head_start_seconds=_HEAD_START_SECONDS)
 
     @property
     def system_logs(self) -> tuple[str, ...]:
@@ -142,7 +153,7 @@ class JsonLog:
 
     @functools.cached_property
     def _logger(self) -> Any:  # structlog's bound loggers have no narrower type
-        # Not above: structlog brings rich and pygments along, 70 ms that would delay the first container.
+        # Not above, for the same reason as the head start.
         import structlog  # noqa: PLC0415
 
         return structlog.wrap_logger(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import Registry, containers_of
+from tests.engine import Registry, containers_of, remove_image
 from tests.program import command, environment, run, typed
 from tests.servers import S3Server, raw_server, read_head, slow_proxy
 
@@ -386,7 +386,10 @@ def test_images_are_pulled_while_inputs_download(
             "inputs": [{"url": f"{url}/x", "path": "/data/x"}],
             "executors": [{"image": image, "command": ["true"]}],
         }
-        ended = run(task, tmp_path, on_event={"image pull finished": pulled.set})
+        try:
+            ended = run(task, tmp_path, on_event={"image pull finished": pulled.set})
+        finally:
+            remove_image(image)
     assert ended.exit_code == 0
     assert ended.messages.index("image pull finished") < ended.messages.index("download finished")
 
