@@ -3,8 +3,9 @@
     plan.downloads --look up--> one Transfer a file --cut--> parts --lanes--> partial files --rename--> inputs
 
 First every URL is looked up (all missing inputs are told at once, before the first byte), directories being
-listed page by page. Then lanes take parts, largest files first, so that the end of the phase is many short
-requests rather than one long one. The first failure stops the phase; what was partial is discarded.
+listed page by page, and the disk is asked whether there is room for all of it. Then lanes take parts, largest
+files first, so that the end of the phase is many short requests rather than one long one. The first failure
+stops the phase; what was partial is discarded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from taskrunner.events import (
     DownloadStarted,
     Reporter,
 )
-from taskrunner.staging.files import PartialFile, disk_trouble, make_placeholder, try_link, write_content
+from taskrunner.staging.files import (
+    PartialFile,
+    disk_trouble,
+    make_placeholder,
+    require_space,
+    try_link,
+    write_content,
+)
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.parts import download_parts
 from taskrunner.staging.progress import Tally, told
@@ -68,11 +76,14 @@ async def stage_in(
     """Make the task's directories, write its `content` inputs, download all others.
 
     Raises:
-        TaskrunnerError: the first failure, or a `SeveralError` with every input that was not found.
+        TaskrunnerError: the first failure, or a `SeveralError` with every input that was not found. The disk's
+            being too small for all of them is found out before the first byte.
     """
     await asyncio.to_thread(_prepare, plan, workdir)
     downloads = _Downloads(plan, workdir, stores, transfer, reporter)
     transfers = await downloads.look_up()
+    needed_bytes = sum(one.found.size_bytes or 0 for one in transfers if one.original is None)
+    await asyncio.to_thread(require_space, workdir.root, needed_bytes)
     await downloads.carry(transfers)
 
 

@@ -86,6 +86,20 @@ def write_content(partial: Path, target: Path, content: str) -> None:
         raise disk_trouble(target, error) from error
 
 
+def require_space(directory: Path, needed_bytes: int) -> None:
+    """Whether the disk of `directory` has room for `needed_bytes`. Raises TransferIOError, with both numbers."""
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise disk_trouble(directory, error) from error
+    free_bytes = status.f_bavail * status.f_frsize
+    if needed_bytes > free_bytes:
+        raise TransferIOError(
+            f"the inputs have {needed_bytes:,} bytes and the disk of {directory} has {free_bytes:,} free; "
+            "choose a larger one with --work-dir"
+        )
+
+
 def make_placeholder(path: Path) -> None:
     """Make the empty file that stands for an output directly under `/`, so that it can be mounted.
 

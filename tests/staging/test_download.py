@@ -5,9 +5,11 @@ import random
 import subprocess
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from taskrunner.errors import (
     ExitCode,
@@ -21,6 +23,7 @@ from taskrunner.staging.download import stage_in
 from taskrunner.storage.memory import Fault, MemoryStore
 from taskrunner.task import FileType
 from taskrunner.workdir import WorkDir
+from tests.servers import web_server
 from tests.staging.plans import (
     PART_BYTES,
     TRANSFER,
@@ -197,14 +200,35 @@ async def test_a_local_input_is_linked_only_where_no_container_may_write(
     assert (original.stat().st_nlink, workdir.place("/in/x").read_bytes() == NOISE) == (links, True)
 
 
-async def test_a_full_disk_is_told_as_such_and_leaves_nothing(small_disk: Path) -> None:
-    memory = MemoryStore()
-    memory.put("memory://b/big", bytes(2_000_000))
+async def test_a_disk_that_fills_up_is_told_as_such_and_nothing_is_left(small_disk: Path) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        answer.enable_chunked_encoding()
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await answer.write(bytes(100_000))
+        return answer
+
+    async with web_server({"/big": endless}) as base:
+        with a_workdir(small_disk) as workdir:
+            with pytest.raises(TransferIOError, match="No space left") as raised:
+                await staged(workdir, MemoryStore(), download(workdir, f"{base}/big", "/in/big"))
+            assert raised.value.exit_code is ExitCode.IO_ERROR
+            assert (partial_files(workdir), workdir.place("/in/big").exists()) == ([], False)
+
+
+async def test_a_disk_too_small_for_all_inputs_is_told_before_the_first_byte(small_disk: Path) -> None:
+    memory = MemoryStore(read_faults=deque([Fault(TransientError("nothing is to be read"))]))
+    names = ("a", "b")
+    for name in names:
+        memory.put(f"memory://b/{name}", bytes(600_000))
     with a_workdir(small_disk) as workdir:
-        with pytest.raises(TransferIOError, match="No space left") as raised:
-            await staged(workdir, memory, download(workdir, "memory://b/big", "/in/big"))
-        assert raised.value.exit_code is ExitCode.IO_ERROR
-        assert (partial_files(workdir), workdir.place("/in/big").exists()) == ([], False)
+        with pytest.raises(TransferIOError, match=r"1,200,000 bytes.*--work-dir"):
+            await staged(
+                workdir, memory, *(download(workdir, f"memory://b/{name}", f"/in/{name}") for name in names)
+            )
+        assert (len(memory.read_faults), list(workdir.place("/in").iterdir())) == (1, [])
 
 
 async def test_a_missing_input_keeps_its_own_exit_code(workdir: WorkDir) -> None:
