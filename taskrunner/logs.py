@@ -63,6 +63,7 @@ class EventThread:
         self._handle = handle
         self._head_start_seconds = head_start_seconds
         self._closing = threading.Event()
+        self._finished = False
         self._queue: SimpleQueue[tuple[Event, int] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -72,16 +73,17 @@ class EventThread:
         self._queue.put((event, time.time_ns()))
 
     def close(self, patience_seconds: float) -> bool:
-        """Wait until everything put so far is handled; False if that took longer than `patience_seconds`."""
+        """Wait until everything put so far is handled; False if it was not within `patience_seconds`."""
         self._queue.put(None)
         self._closing.set()
         self._thread.join(patience_seconds)
-        return not self._thread.is_alive()
+        return self._finished
 
     def _run(self) -> None:
         self._closing.wait(self._head_start_seconds)
         while (item := self._queue.get()) is not None:
             self._handle(*item)
+        self._finished = True
 
 
 class JsonLog:

@@ -111,7 +111,7 @@ def _executor_log(result: StepResult) -> ExecutorLog:
     )
 
 
-def rejection_document(message: str) -> dict[str, object]:
+def rejection_document(message: str, state: State) -> dict[str, object]:
     """The same for a document that could not be run at all: there is no task to tell, only why."""
     log = {"logs": [], "outputs": [], "system_logs": [redact(message)]}
-    return {"state": State.SYSTEM_ERROR.value, "executors": [], "logs": [log]}
+    return {"state": state.value, "executors": [], "logs": [log]}

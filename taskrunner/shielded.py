@@ -16,13 +16,17 @@ T = TypeVar("T")
 async def to_the_end(work: Coroutine[object, object, T], *, name: str, limit_seconds: float) -> T:
     """Run `work` to its end, whatever cancels us meanwhile; a cancellation is raised when it has ended.
 
-    Once cancelled, the work has `limit_seconds` left; where it takes longer it is cancelled itself.
+    Once cancelled, be it meanwhile or before (as in a `finally`), the work has `limit_seconds` left; where it
+    takes longer it is cancelled itself.
     """
+    waiting = asyncio.current_task()
+    cancelled_before = waiting is not None and waiting.cancelling() > 0
     task = asyncio.create_task(work, name=name)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            finished, _ = await asyncio.wait([task], timeout=None if cancellation is None else limit_seconds)
+            limited = cancelled_before or cancellation is not None
+            finished, _ = await asyncio.wait([task], timeout=limit_seconds if limited else None)
         except asyncio.CancelledError as error:
             cancellation = error
             continue

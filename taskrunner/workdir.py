@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from taskrunner.errors import TransferIOError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
 _LEASE = "taskrunner-lease"
@@ -146,6 +147,8 @@ def _lease(candidate: WorkDir) -> int | None:
     A task's id is a stranger's word, and `--work-dir` may hold anything. So what is there already is ours to
     clear only if the lease file says that a runner made it, and only if no live one holds it.
     """
+    if candidate.staging.is_symlink():
+        return None
     try:
         candidate.staging.mkdir(mode=0o700)
         flags = os.O_CREAT | os.O_EXCL
@@ -165,7 +168,8 @@ def _lease(candidate: WorkDir) -> int | None:
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The former owner may have removed the file between our open and our lock.
-        if os.fstat(lease).st_nlink and _cleared(candidate.root):
+        status = os.fstat(lease)
+        if is_regular(status.st_mode) and status.st_nlink and _cleared(candidate.root):
             return lease
     except BlockingIOError:
         pass
@@ -190,40 +194,52 @@ def make_directory(path: Path) -> None:
         parent.chmod(0o775)
 
 
-def remove_tree(path: Path, on_error: Callable[[str, OSError], None]) -> None:
+def remove_tree(
+    path: Path, on_error: Callable[[str, OSError], None], stopped: threading.Event | None = None
+) -> None:
     """Remove a directory and everything in it, never following a link. What can't be is told and left.
+
+    Whatever else `path` is (a link, a file) is removed itself. Leaves off once `stopped` is set.
 
     An executor may have nested directories deeper than a path can name, so none is entered below the first
     level: a directory inside another is moved up before it is emptied. Directories closed even to their owner
     (mode 0555, 000) are opened first.
     """
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        path.unlink()
+        return
     todo = [(path, str(path))]
     emptied: list[tuple[Path, str]] = []
-    while todo:
+    while todo and not (stopped is not None and stopped.is_set()):
         here, known_as = todo.pop()
         emptied.append((here, known_as))
-        with suppress(OSError):
-            here.chmod(0o700)
         try:
-            entries = list(os.scandir(here))
+            todo.extend(_empty(here, known_as, path, on_error))
         except OSError as error:
             on_error(known_as, error)
-            continue
-        for entry in entries:
-            name = f"{known_as}/{entry.name}"
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append((_moved_up(Path(entry.path), here, path), name))
-                else:
-                    Path(entry.path).unlink()
-            except OSError as error:
-                on_error(name, error)
     for directory, known_as in reversed(emptied):
         try:
             directory.rmdir()
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:  # what is left in it was told already
                 on_error(known_as, error)
+
+
+def _empty(
+    here: Path, known_as: str, top: Path, on_error: Callable[[str, OSError], None]
+) -> Iterator[tuple[Path, str]]:
+    """Remove the files in a directory; yields its directories, moved up, and what they were called."""
+    with suppress(OSError):
+        here.chmod(0o700)
+    for entry in list(os.scandir(here)):
+        name = f"{known_as}/{entry.name}"
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield _moved_up(Path(entry.path), here, top), name
+            else:
+                Path(entry.path).unlink()
+        except OSError as error:
+            on_error(name, error)
 
 
 def _moved_up(directory: Path, parent: Path, top: Path) -> Path:

@@ -307,7 +307,7 @@ def test_a_runner_that_waits_for_standard_input_can_be_stopped(tmp_path: Path) -
         assert "stopped by a signal before the task began" in (
             process.stderr.read() if process.stderr else ""
         )
-    assert json.loads(result.read_text())["state"] == "SYSTEM_ERROR"
+    assert json.loads(result.read_text())["state"] == "CANCELED"
 
 
 def stops_are_heard(pid: int) -> bool:

@@ -1,8 +1,10 @@
 """The task's own directory: made, looked into without being led astray, given up."""
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,34 @@ def test_a_directory_that_no_runner_made_is_never_touched(tmp_path: Path, name: 
     with leased(tmp_path / "T") as workdir:
         (workdir.root / "mine").touch()
     assert [path.name for path in (tmp_path / name).iterdir()] == ["precious"]
+
+
+def test_a_link_in_the_place_of_a_dead_runners_directory_is_removed_and_not_followed(tmp_path: Path) -> None:
+    killed_while_it_holds(tmp_path / "T")
+    shutil.rmtree(tmp_path / "T")
+    (tmp_path / "precious").mkdir(mode=0o750)
+    (tmp_path / "precious/file").touch()
+    (tmp_path / "T").symlink_to(tmp_path / "precious")
+    with leased(tmp_path / "T") as workdir:
+        assert workdir.root == tmp_path / "T"
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["file"]
+    assert (tmp_path / "precious").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_lease_that_is_no_file_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / ".T").mkdir()
+    os.mkfifo(tmp_path / ".T/taskrunner-lease")
+    with leased(tmp_path / "T") as workdir:
+        assert workdir.root != tmp_path / "T"
+    assert (tmp_path / ".T/taskrunner-lease").exists()
+
+
+def test_a_removal_that_is_not_wanted_any_more_leaves_off(tmp_path: Path) -> None:
+    (tmp_path / "T/a").mkdir(parents=True)
+    stopped = threading.Event()
+    stopped.set()
+    remove_tree(tmp_path / "T", lambda path, error: pytest.fail(f"{path}: {error}"), stopped)
+    assert (tmp_path / "T/a").exists()
 
 
 def test_a_tree_deeper_than_a_path_can_name_is_removed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import click
 from taskrunner import __version__
 from taskrunner.cli.look import PLAN, VALIDATE
 from taskrunner.cli.run import RUN
+from taskrunner.cli.stopping import hold_signals
 from taskrunner.cli.telling import tell_error
 from taskrunner.errors import ExitCode, TaskrunnerError
 
@@ -37,6 +38,8 @@ click.version_option(__version__, prog_name="taskrunner")(COMMANDS)
 
 def main() -> None:
     """The `taskrunner` command."""
+    if sys.argv[1:2] == ["run"]:
+        hold_signals()
     # Imports make a hundred thousand objects, none of them garbage: looking through them again and again while
     # starting, and once more at the end, is a fifth of a short run.
     gc.set_threshold(50_000)

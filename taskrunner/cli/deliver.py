@@ -70,9 +70,12 @@ async def deliver(destination: str, content: bytes, stores: Stores) -> None:
     if path is not None:
         await asyncio.to_thread(_write, path, content)
         return
-    with tempfile.NamedTemporaryFile(prefix="taskrunner-") as file:
-        await asyncio.to_thread(Path(file.name).write_bytes, content)
-        await deliver_file(destination, Path(file.name), stores)
+    try:
+        with tempfile.NamedTemporaryFile(prefix="taskrunner-") as file:
+            await asyncio.to_thread(Path(file.name).write_bytes, content)
+            await deliver_file(destination, Path(file.name), stores)
+    except OSError as error:
+        raise OutputFailedError(f"can't prepare {destination} on the local disk: {error.strerror}") from error
 
 
 async def deliver_file(url: str, path: Path, stores: Stores) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,11 @@ from taskrunner.cli.source import PARAMETERS, read_document
 from taskrunner.cli.stopping import Stops
 from taskrunner.cli.telling import Telling, tell_error, telling
 from taskrunner.errors import ExitCode, OutputFailedError, TaskrunnerError, TransientError
+from taskrunner.shielded import in_daemon_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from taskrunner.plan import Plan
     from taskrunner.report import Report
     from taskrunner.settings import Settings
@@ -69,13 +73,15 @@ async def _run_document(values: dict[str, Any], settings: Settings) -> int:
                 return await frame.run()
             except asyncio.CancelledError:
                 error: Exception = TransientError("stopped by a signal before the task began")
+                state = "CANCELED"
             except Exception as raised:  # noqa: BLE001  # raised again below
-                error = raised
-            await frame.deliver_rejection(error)
+                error, state = raised, "SYSTEM_ERROR"
+            if not frame.begun:
+                await frame.deliver_rejection(error, state)
     raise error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Frame:
     """One run, around its task."""
 
@@ -83,6 +89,8 @@ class _Frame:
     settings: Settings
     stores: Stores
     stops: Stops
+    begun: bool = False
+    """Whether the task's own story has begun; from then on it has a verdict."""
 
     async def run(self) -> int:
         from taskrunner.document import parse_task  # noqa: PLC0415  # as above: pydantic comes with the model
@@ -108,15 +116,22 @@ class _Frame:
         log_format = self.values["log_format"]
         text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
         with telling(plan.task.id, self.settings.logs, stream=sys.stderr, text=text, copy=copy) as told:
+            self.begun = True
             report = await run_task(plan, workdir, self.stores, self.settings, told.reporter)
-            failures = await self.stops.in_time(self._conclude(plan, workdir, report, told))
+            failures = await self._in_time(self._conclude(plan, workdir, report, told))
         if copy is not None:
-            failures += await self.stops.in_time(self._deliver_events(copy, told))
+            failures += await self._in_time(self._deliver_events(copy, told))
         for failure in failures:
             tell_error(failure)
         if report.verdict.exit_code == ExitCode.COMPLETE and failures:
             return failures[0].exit_code
         return report.verdict.exit_code
+
+    async def _in_time(self, work: Coroutine[object, object, list[TaskrunnerError]]) -> list[TaskrunnerError]:
+        try:
+            return await self.stops.in_time(work)
+        except TimeoutError as error:
+            return [TransientError(f"stopped before result, events and clean-up were done: {error}")]
 
     async def _conclude(
         self, plan: Plan, workdir: WorkDir, report: Report, told: Telling
@@ -129,7 +144,7 @@ class _Frame:
             document = result_document(plan.task, report, told.log.system_logs)
             failures = await self._failures_of(self.settings.logs.result, _as_bytes(document))
         if not self.settings.work.leave_work_dir:
-            await asyncio.to_thread(_remove, workdir.root, told)
+            await _remove(workdir.root, told)
         return failures
 
     def _events_path(self, workdir: WorkDir) -> Path | None:
@@ -142,21 +157,22 @@ class _Frame:
     async def _deliver_events(self, copy: Path, told: Telling) -> list[TaskrunnerError]:
         destination = self.settings.logs.events
         assert destination is not None  # noqa: S101  # there is a copy
-        if not told.log.close():
+        if not told.copy_complete():
             return [OutputFailedError(f"the copy of the events for {destination} is not complete")]
         if path_of(destination) is not None:
             return []
         return await self._failures_of(destination, copy)
 
-    async def deliver_rejection(self, error: Exception) -> None:
+    async def deliver_rejection(self, error: Exception, state: str) -> None:
         """The result document of a task that never began; if that fails too, `error` is still the one to tell."""
         from taskrunner.report import rejection_document  # noqa: PLC0415  # as above
+        from taskrunner.task import State  # noqa: PLC0415
 
         destination = self.settings.logs.result
         if destination is None:
             return
-        document = _as_bytes(rejection_document(str(error)))
-        for failure in await self.stops.in_time(self._failures_of(destination, document)):
+        document = _as_bytes(rejection_document(str(error), State(state)))
+        for failure in await self._in_time(self._failures_of(destination, document)):
             tell_error(failure)
 
     async def _failures_of(self, destination: str, content: bytes | Path) -> list[TaskrunnerError]:
@@ -175,11 +191,16 @@ def _as_bytes(document: dict[str, object]) -> bytes:
     return f"{json.dumps(document, indent=2, ensure_ascii=False)}\n".encode(errors="replace")
 
 
-def _remove(root: Path, told: Telling) -> None:
+async def _remove(root: Path, told: Telling) -> None:
+    """Remove the task's files; when cancelled, leave off."""
     from taskrunner.events import WorkDirNotRemoved  # noqa: PLC0415  # as above
     from taskrunner.workdir import remove_tree  # noqa: PLC0415
 
     def tell(path: str, error: OSError) -> None:
         told.reporter.report(WorkDirNotRemoved(path=path, error=error.strerror or str(error)))
 
-    remove_tree(root, tell)
+    stopped = threading.Event()
+    try:
+        await in_daemon_thread(lambda: remove_tree(root, tell, stopped), name="clean-up")
+    finally:
+        stopped.set()

@@ -24,6 +24,11 @@ _LEAST_SECONDS = 3.0
 """What is left for result and clean-up however long the containers took to stop."""
 
 
+def hold_signals() -> None:
+    """Let signals wait until somebody listens: the first process of a container must not miss one by starting."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 class Stops:
     """The stop signals of one run, while `listening`."""
 
@@ -36,21 +41,23 @@ class Stops:
     def listening(self) -> Iterator[None]:
         """Let signals cancel the current task, with their name as the message; the first one only.
 
-        Afterwards they are ignored: the process is about to end.
+        Afterwards they are ignored: the process is about to end, and a late one must not change its exit code.
         """
         loop = asyncio.get_running_loop()
         self._running = asyncio.current_task()
+
+        def heard(number: int, _frame: object) -> None:
+            loop.call_soon_threadsafe(self._signalled, signal.Signals(number).name)
+
+        # Not the loop's own handlers: it would put the default action back when it closes.
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self._signalled, number.name)
+            signal.signal(number, heard)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             yield
         finally:
-            # What is left (connections to close) takes a moment, and a late signal must not change the exit code.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             for number in _SIGNALS:
-                loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _signalled(self, name: str) -> None:
         first = self._deadline is None
@@ -71,7 +78,7 @@ class Stops:
         self._end_in_time()
         await asyncio.wait([task])
         if task.cancelled():
-            raise TimeoutError("there was no time left to conclude")
+            raise TimeoutError("there was no time left")
         return task.result()
 
     def _end_in_time(self) -> None:

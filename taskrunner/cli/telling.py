@@ -36,6 +36,10 @@ class Telling:
     log: JsonLog
     """Kept in every case, since it knows the warnings and errors for the result document."""
 
+    def copy_complete(self) -> bool:
+        """Whether the copy has every event; the log is closed by this."""
+        return self.log.close(_PATIENCE_SECONDS)
+
 
 @contextmanager
 def telling(

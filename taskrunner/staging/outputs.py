@@ -203,7 +203,8 @@ class _Walk:
         try:
             place = self._workdir.resolve(directory)
             if component.is_wild:
-                return [name for name in os.listdir(place) if component.matches(name)]  # noqa: PTH208
+                names = os.listdir(place)  # noqa: PTH208  # names, not paths
+                return [name for name in names if self._count(indirect=True) and component.matches(name)]
             return [component.literal] if os.path.lexists(place / component.literal) else []
         except (EscapingLinkError, OSError):
             return []

@@ -4,9 +4,9 @@
 character literally. A wildcard never matches a slash, nor a dot at the start of a name (2.13.3). A `[` without
 its `]` is just a `[`.
 
-A pattern is a stranger's and the names are an executor's, so matching is linear: a component is a row of
-single characters or sets with `*` between, and only the last `*` seen is ever reconsidered. One large regular
-expression would try every way to share a name between its stars.
+A pattern is a stranger's and the names are an executor's, so matching takes no more steps than the lengths of
+both multiplied: a component is a row of single characters or sets with `*` between, and only the last `*` seen
+is ever reconsidered. One large regular expression would try every way to share a name between its stars.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import asyncio
 import os
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import OutputFailedError, TaskrunnerError, the_error_in
@@ -27,7 +28,7 @@ from taskrunner.events import (
     UploadProgress,
     UploadStarted,
 )
-from taskrunner.shielded import to_the_end
+from taskrunner.shielded import in_daemon_thread, to_the_end
 from taskrunner.staging.lanes import Lane, open_lanes, work_through
 from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
 from taskrunner.staging.parts import upload_parts
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from taskrunner.plan import Upload as UploadRule
     from taskrunner.settings import TransferSettings
     from taskrunner.storage.opening import Stores
-    from taskrunner.storage.store import Part, StoredObject, Upload
+    from taskrunner.storage.store import Part, StoredObject, Upload, Writing
+    from taskrunner.storage.wire import Connections
     from taskrunner.workdir import WorkDir
 
 _ABORT_SECONDS = 10.0
@@ -99,7 +101,9 @@ async def stage_out(
 async def _find(plan: Plan, workdir: WorkDir) -> FoundOutputs:
     stopped = threading.Event()
     try:
-        return await asyncio.to_thread(find_outputs, plan.uploads, workdir, stopped)
+        return await in_daemon_thread(
+            lambda: find_outputs(plan.uploads, workdir, stopped), name="find outputs"
+        )
     finally:
         stopped.set()  # where we are cancelled, the thread ends as well
 
@@ -206,19 +210,12 @@ class _Uploads:
             return transfer.upload
 
     async def _send_part(self, lane: Lane, transfer: _Transfer, upload: Upload, part: Part) -> str:
-        fd = await lane.run(lambda _: _open(transfer.file))
-        piece = FileSlice(fd, part.offset, part.length)
-        try:
-            async with self._tally.watching(piece):
-                async for attempt in self._settings.patience.tries():
-                    with attempt:
-                        piece.done = 0
-                        writing = await upload.write_part(part)
-                        return await lane.run(
-                            lambda connections, writing=writing: writing.run(connections, piece)  # type: ignore[misc]
-                        )
-        finally:
-            os.close(fd)
+        piece = FileSlice(-1, part.offset, part.length)
+        async with self._tally.watching(piece):
+            async for attempt in self._settings.patience.tries():
+                with attempt:
+                    send = partial(_send, await upload.write_part(part), transfer.file, piece)
+                    return await lane.run(send)
         raise AssertionError("the last try either returns or raises")
 
     async def _complete(self, upload: Upload, receipts: Sequence[str]) -> StoredObject:
@@ -269,9 +266,14 @@ def _schedule(transfers: Sequence[_Transfer]) -> Iterator[tuple[_Transfer, Part]
             yield transfer, part
 
 
-def _open(file: OutputFile) -> int:
-    """The output's own bytes: never a link's, never waiting for a pipe's other end."""
+def _send(writing: Writing, file: OutputFile, piece: FileSlice, connections: Connections) -> str:
+    """One try of one part, in a lane: the output's own bytes, never a link's, never waiting for a pipe's end."""
     try:
-        return os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise OutputFailedError(f"can't read output {file.path}: {error.strerror}") from error
+    try:
+        piece.fd, piece.done = fd, 0
+        return writing.run(connections, piece)
+    finally:
+        os.close(fd)

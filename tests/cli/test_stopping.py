@@ -1,0 +1,72 @@
+"""A signal ends the task, never what follows its verdict, and everything in time."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from taskrunner.cli import stopping
+from taskrunner.cli.stopping import Stops
+
+
+async def heard_by(stops: Stops) -> str:
+    """Wait to be cancelled by a signal; its name."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return str(error)
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before() -> object:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_cancels_what_runs_and_says_its_name(number: signal.Signals) -> None:
+    stops = Stops()
+    with stops.listening():
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+        assert await heard_by(stops) == number.name
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+async def test_what_follows_the_verdict_is_finished_although_a_signal_comes() -> None:
+    stops = Stops()
+    finished = asyncio.Event()
+
+    async def conclude() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        finished.set()
+        return "done"
+
+    with stops.listening():
+        assert await stops.in_time(conclude()) == "done"
+    assert finished.is_set()
+
+
+async def test_what_follows_the_verdict_is_given_up_when_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_STOP_SECONDS", 0.05)
+    monkeypatch.setattr(stopping, "_LEAST_SECONDS", 0.05)
+    stops = Stops()
+
+    async def endless() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    with stops.listening():
+        async with asyncio.timeout(30):
+            with pytest.raises(TimeoutError, match="no time left"):
+                await stops.in_time(endless())
