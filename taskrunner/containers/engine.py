@@ -101,6 +101,8 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         await self._docker.close()
+        # Sockets that were closed or dropped are let go in the loop's next turn, and this may be its last.
+        await asyncio.sleep(0)
 
     # --- images
 
