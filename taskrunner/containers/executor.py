@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from taskrunner.workdir import WorkDir
 
 _METADATA_SECONDS = 3.0
-_KILLED = 128 + 9
-_OOM_LOOKS, _OOM_WAIT_SECONDS = 5, 0.2
 _ENGINE_SECONDS = 3.0
 """How long one call to the engine may take while we are being stopped."""
 
@@ -216,18 +214,10 @@ class _Run:
             raise
         outcome.exit_code = following.result()
         with suppress(RefusedError):
-            outcome.oom_killed = await self._ran_out_of_memory(container, outcome.exit_code)
+            outcome.oom_killed = (await self.engine.inspect(container)).oom_killed
         # The kernel may have killed one process of many, and the command got over it.
         if outcome.oom_killed and outcome.exit_code != 0:
             outcome.error = "the container ran out of memory"
-
-    async def _ran_out_of_memory(self, container: str, exit_code: int) -> bool:
-        """Whether the kernel killed something of it; told after the exit now and then, so a SIGKILL asks again."""
-        for _ in range(_OOM_LOOKS if exit_code == _KILLED else 1):
-            if (await self.engine.inspect(container)).oom_killed:
-                return True
-            await asyncio.sleep(_OOM_WAIT_SECONDS if exit_code == _KILLED else 0)
-        return False
 
     async def _stop(self, container: str, following: asyncio.Task[int], *, running: bool) -> None:
         """Stop a container (removing it is still to come) and take its last output, in bounded time."""
