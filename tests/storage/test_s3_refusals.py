@@ -50,6 +50,7 @@ class FakeS3:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
+        await request.read()  # an answer before the end of a body is another story
         signed_for = request.headers.get("Authorization", "").partition("Credential=")[2].split("/")
         if self.home_region and len(signed_for) > 2 and signed_for[2] != self.home_region:
             headers = {"x-amz-bucket-region": self.home_region}
@@ -331,6 +332,7 @@ class FakeUploads(FakeS3):
                 await request.read()
                 return web.Response(headers={"ETag": '"0cc175b9c0f1b6a831c399e269772661"'})
             case "POST", ["uploadId"]:
+                await request.read()
                 status, body = self.completions.pop(0)
                 return web.Response(status=status, text=body)
             case "DELETE", ["uploadId"]:
