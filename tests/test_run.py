@@ -426,6 +426,19 @@ sys.exit(exit_code_of(lambda: command(sys.argv[1:])))
 """The command, by a user who may use the engine and nothing else; imports come first, from a root's home."""
 
 
+def run_by_nobody(task: dict[str, Any], home: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, "run", "-", "--work-dir", f"{home}/work", "--allow-dir", home],
+        input=json.dumps(task),
+        cwd=home,
+        env=environment({"HOME": home}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_a_runner_that_is_not_root_reads_and_removes_what_root_made(
     tmp_path: Path, busybox_image: str
 ) -> None:
@@ -440,16 +453,7 @@ def test_a_runner_that_is_not_root_reads_and_removes_what_root_made(
             "outputs": [{"url": f"{home}/x", "path": "/out/x"}],
             "executors": [shell(busybox_image, script)],
         }
-        ended = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, "run", "-", "--work-dir", f"{home}/work", "--allow-dir", home],
-            input=json.dumps(task),
-            cwd=home,
-            env=environment({"HOME": home}),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ended = run_by_nobody(task, home)
         assert (ended.returncode, "not removed" in ended.stderr) == (0, False), ended.stderr
         assert (Path(home, "x").read_text(), list(Path(home, "work").iterdir())) == ("x\n", [])
 
@@ -468,14 +472,5 @@ def test_a_runner_that_is_not_root_never_gives_itself_the_originals_of_local_inp
             "inputs": [{"url": str(original), "path": "/data/in"}],
             "executors": [{"image": busybox_image, "command": ["cat", "/data/in"]}],
         }
-        ended = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, "run", "-", "--work-dir", f"{home}/work", "--allow-dir", home],
-            input=json.dumps(task),
-            cwd=home,
-            env=environment({"HOME": home}),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ended = run_by_nobody(task, home)
         assert (ended.returncode, original.stat().st_uid) == (0, 0), ended.stderr

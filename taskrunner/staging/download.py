@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TaskrunnerError, TransferIOError, TransientError, several, the_error_in
+from taskrunner.errors import TaskrunnerError, TransferIOError, TransientError, several
 from taskrunner.events import (
     DownloadDirectoryEmpty,
     DownloadFailed,
@@ -192,8 +192,6 @@ class _Downloads:
                 told(self._tally, DownloadProgress, self._reporter),
             ):
                 await work_through(_schedule(order), lanes, self._fetch)
-        except BaseExceptionGroup as group:
-            raise the_error_in(group) from group
         finally:
             for one in transfers:
                 one.file.discard()

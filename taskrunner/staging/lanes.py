@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
+from taskrunner.errors import the_error_in
 from taskrunner.shielded import settle
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ async def work_through(
         for item in schedule:
             await work(lane, item)
 
-    async with asyncio.TaskGroup() as group:
-        for number, lane in enumerate(lanes):
-            group.create_task(worker(lane), name=f"lane-worker-{number}")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, lane in enumerate(lanes):
+                group.create_task(worker(lane), name=f"lane-worker-{number}")
+    except BaseExceptionGroup as failures:
+        raise the_error_in(failures) from failures

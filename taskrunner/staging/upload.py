@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import OutputFailedError, TaskrunnerError, the_error_in
+from taskrunner.errors import OutputFailedError, TaskrunnerError
 from taskrunner.events import (
     OutputLog,
     OutputMissing,
@@ -170,8 +170,6 @@ class _Uploads:
                 told(self._tally, UploadProgress, self._reporter),
             ):
                 await work_through(_schedule(order), lanes, self._send)
-        except BaseExceptionGroup as group:
-            raise the_error_in(group) from group
         finally:
             await self._abort([one for one in transfers if one.upload is not None and one.stored is None])
 
