@@ -116,6 +116,10 @@ class TransferIOError(TaskrunnerError):
     exit_code = ExitCode.IO_ERROR
 
 
+class DamagedError(TransferIOError):
+    """What arrived is not what was sent: its checksum differs from the one the store tells."""
+
+
 class TransientError(TaskrunnerError):
     """Something that may well work on another try: a dropped connection, throttling, a server's 5xx.
 
@@ -127,6 +131,14 @@ class TransientError(TaskrunnerError):
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class ThrottledError(TransientError):
+    """The server asks for fewer requests (503 SlowDown, 429); whoever sends them should send fewer."""
+
+
+class ConnectionCutError(TransientError):
+    """A connection was given up by ourselves, since it was far slower than the others; a new one is better."""
 
 
 class AccessDeniedError(TaskrunnerError):

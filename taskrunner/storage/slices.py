@@ -1,11 +1,16 @@
-"""A stretch of an open file: what a lane fills or reads, and how far it is."""
+"""A stretch of an open file: what a lane fills or reads, how far it is, and what its bytes come to."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from taskrunner.errors import TransferIOError
+from taskrunner.errors import DamagedError, TransferIOError
+from taskrunner.storage.checksums import encoded, new_digest
+
+if TYPE_CHECKING:
+    from taskrunner.storage.checksums import Algorithm, Checksum, Digest
 
 
 @dataclass(slots=True)
@@ -20,12 +25,29 @@ class FileSlice:
     offset: int
     length: int | None
     done: int = 0
+    algorithm: Algorithm | None = None
+    digest: Digest | None = None
+    """By `algorithm`; fed with every byte that is appended."""
+    expected: Checksum | None = None
+    """What `digest` is to come to, where that is known of this very stretch."""
+
+    @property
+    def position(self) -> int:
+        """Where the next byte goes, or comes from."""
+        return self.offset + self.done
+
+    @property
+    def left(self) -> int | None:
+        """How many bytes are still to be moved; None where nobody knows."""
+        return None if self.length is None else self.length - self.done
 
     def append(self, chunk: memoryview) -> None:
         """Write the next bytes at their place.
 
         Raises TransferIOError where the disk takes no more; a plain OSError would look like the network's.
         """
+        if self.digest is not None:
+            self.digest.update(chunk)
         while chunk:
             try:
                 written = os.pwrite(self.fd, chunk, self.offset + self.done)
@@ -35,3 +57,31 @@ class FileSlice:
                 ) from error
             self.done += written
             chunk = chunk[written:]
+
+    def compute(self, algorithm: Algorithm) -> None:
+        """Compute a checksum of the bytes to come. Only before the first one."""
+        self.algorithm = algorithm
+        self.digest = new_digest(algorithm)
+
+    def expect(self, checksum: Checksum) -> None:
+        """The store tells, before the first byte, what the whole stretch comes to; the first word counts."""
+        if self.expected is None and not self.done:
+            self.compute(checksum.algorithm)
+            self.expected = checksum
+
+    def verify(self, url: str) -> None:
+        """Compare what came with what was told. Raises DamagedError where they differ."""
+        if self.expected is None or self.digest is None:
+            return
+        value = self.digest.digest()
+        if value != self.expected.value:
+            raise DamagedError(
+                f"{url} arrived damaged: its {self.expected.algorithm} is {encoded(value)}, "
+                f"expected {encoded(self.expected.value)}"
+            )
+
+    def start_over(self) -> None:
+        """Forget what was moved: the next byte is the first one again."""
+        self.done = 0
+        if self.algorithm is not None:
+            self.compute(self.algorithm)

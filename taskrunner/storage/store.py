@@ -1,10 +1,10 @@
 """What a store of bytes must be able to do, whatever its kind.
 
-A store is asked two sorts of things. *Control* (does it exist, how large, what is below) is asynchronous and
-runs on the loop. *Bytes* are moved by lanes (threads): the loop asks the store for a `Reading` or a
-`Writing`, a small frozen description of one request, signed at that moment; a lane then runs it, blocking,
-against a `FileSlice`. Nothing here retries: one call is one try, and errors say whether another try makes
-sense (`TransientError`) or not. The contract is tested by one suite that every store passes.
+Every call blocks and is made in a lane: a thread with kept-alive `Connections` of its own, which it hands to
+the store. The event loop never calls a store; it decides which lane does what, and it alone retries: one call
+is one try, and errors say whether another try makes sense (`TransientError`) or not. Stores are shared by all
+lanes, so what they remember (buckets, credentials) is behind locks. Calls end early, with a `TransientError`,
+when the lane's connections are aborted. The contract is tested by one suite that every store passes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from taskrunner.storage.checksums import Checksum
     from taskrunner.storage.slices import FileSlice
     from taskrunner.storage.wire import Connections
 
@@ -37,31 +38,10 @@ class StoredObject:
     """The store's version id, which readings are pinned to beside the ETag."""
     location: str | None = None
     """Where the bytes really are, if not at `url` (HTTP: after redirects)."""
-
-
-class Reading(Protocol):
-    """One request for bytes, to be run in a lane."""
-
-    def run(self, connections: Connections, target: FileSlice) -> None:
-        """Blocking: append exactly the promised bytes to `target`.
-
-        Raises:
-            TransientError: the connection broke or the server asks for patience; `target.done` bytes hold.
-            InputMissingError, AccessDeniedError: as said.
-            TransferIOError: the object is not the version that was pinned, or its length is not as told.
-        """
-
-
-class Writing(Protocol):
-    """One request that sends bytes, to be run in a lane."""
-
-    def run(self, connections: Connections, source: FileSlice) -> str:
-        """Blocking: send `source` wholly; returns the part's receipt (S3: its ETag), "" where none.
-
-        Raises:
-            TransientError: nothing of this part may be counted on; send it again from its start.
-            AccessDeniedError, OutputFailedError, TransferIOError: as said.
-        """
+    checksum: Checksum | None = None
+    """What the whole object's bytes come to; None where the store does not say (listings never do)."""
+    modified_seconds: float | None = None
+    """When it was last changed, since the epoch; None where the store does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +53,76 @@ class Part:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a store gave for a part that it has."""
+
+    etag: str
+    """Empty where the store has none."""
+    checksum: Checksum | None = None
+    """Of the part's bytes, as computed from our side while they were sent."""
+
+
 class Upload(Protocol):
     """One object in the making: begun, not yet visible."""
 
-    async def write_part(self, part: Part) -> Writing:
-        """The request that sends one part."""
+    @property
+    def resume_id(self) -> str | None:
+        """What a later attempt needs to go on with it; None where that is impossible or not worth it."""
 
-    async def complete(self, receipts: Sequence[str]) -> StoredObject:
-        """Make the object visible from its parts, in their order; it is then as durable as the store is."""
+    def sent_parts(self, connections: Connections) -> Mapping[int, Receipt]:
+        """The parts the store has already, by number; of an upload that was just begun there are none."""
 
-    async def abort(self) -> None:
+    def write_part(self, connections: Connections, part: Part, source: FileSlice) -> Receipt:
+        """Send one part wholly, from the beginning of `source`.
+
+        Raises:
+            TransientError: nothing of this part may be counted on; send it again from its start.
+            AccessDeniedError, OutputFailedError, TransferIOError: as said.
+        """
+
+    def complete(self, connections: Connections, receipts: Sequence[Receipt]) -> StoredObject:
+        """Make the object visible from its parts, in their order; it is then as durable as the store is.
+
+        Size and checksum of what is then there are compared with what was sent. Raises DamagedError.
+        """
+
+    def abort(self, connections: Connections) -> None:
         """Leave nothing behind: no open multipart upload, no temporary file. Safe to call at any time."""
 
 
 class Store(Protocol):
     """One kind of store."""
 
-    async def check(self, url: str) -> None:
+    def check(self, connections: Connections, url: str) -> None:
         """Fail early where nothing could ever be read or written: no such bucket, directory not allowed."""
 
-    async def stat(self, url: str) -> StoredObject:
+    def stat(self, connections: Connections, url: str) -> StoredObject:
         """The file at `url`. Raises InputMissingError, AccessDeniedError, TransientError, TransferIOError."""
 
-    def list_directory(self, url: str) -> AsyncIterator[StoredObject]:
+    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
         """Every file below the directory `url`, in byte order of their names, page by page.
 
         `url` counts as ending with a slash: `data/a` never brings `data/ab`.
         """
 
-    async def read(self, found: StoredObject, start: int, length: int | None) -> Reading:
-        """The request for `length` bytes from `start`, pinned to the version `found` is."""
+    def read(self, connections: Connections, found: StoredObject, target: FileSlice) -> None:
+        """Append to `target` the object's bytes from `target.position` on, to the slice's end.
 
-    async def begin_upload(self, url: str, parts: Sequence[Part]) -> Upload:
-        """Begin a new object of these parts (at least one; a single one may be empty)."""
+        Object and file have the same offsets. Exactly the version that `found` is, or an error. Where the
+        answer tells the checksum of a whole object that is read from its first byte to its last, and
+        `found` did not, `target.expect` is told before the first byte.
+
+        Raises:
+            TransientError: the connection broke or the server asks for patience; `target.done` bytes hold.
+            InputMissingError, AccessDeniedError: as said.
+            TransferIOError: the object is not the version that was pinned, or its length is not as told.
+        """
+
+    def begin_upload(
+        self, connections: Connections, url: str, parts: Sequence[Part], resume_id: str | None = None
+    ) -> Upload:
+        """Begin a new object of these parts (at least one; a single one may be empty).
+
+        With the `resume_id` of an earlier attempt the upload goes on from there, if the store still has it.
+        """
