@@ -134,7 +134,7 @@ class TransientError(TaskrunnerError):
 
 
 class ThrottledError(TransientError):
-    """The server asks for fewer requests (503 SlowDown, 429); whoever sends them should send fewer."""
+    """The server asks for fewer requests (503 SlowDown, 429), or falls silent; fewer should be sent."""
 
 
 class ConnectionCutError(TransientError):

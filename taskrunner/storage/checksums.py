@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 Bytes = bytes | bytearray | memoryview
 
@@ -88,6 +90,21 @@ class _Crc:
 
     def digest(self) -> bytes:
         return self._value.to_bytes(self._length, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDigest:
+    """A checksum that was computed before; nothing can be added to it."""
+
+    value: bytes
+
+    def update(self, chunk: Bytes, /) -> None:
+        """See `Digest.update`."""
+        raise NotImplementedError
+
+    def digest(self) -> bytes:
+        """See `Digest.digest`."""
+        return self.value
 
 
 def new_digest(algorithm: Algorithm) -> Digest:

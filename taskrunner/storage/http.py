@@ -8,32 +8,26 @@ Bytes are kept as they are served: nothing is unpacked.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from taskrunner.errors import (
-    InputMissingError,
-    OutputFailedError,
-    TaskrunnerError,
-    TransferIOError,
-    TransientError,
+from taskrunner.errors import InputMissingError, OutputFailedError, TransferIOError, TransientError
+from taskrunner.storage.network import Endpoint, has_no_address, refuse_metadata_address
+from taskrunner.storage.store import Part, StoredObject, Upload
+from taskrunner.storage.web import (
+    MOST_REDIRECTS,
+    REDIRECTS,
+    modified_seconds,
+    redirected,
+    refused,
+    request_parts,
+    told_checksum,
 )
-from taskrunner.storage.network import (
-    Endpoint,
-    Network,
-    has_no_address,
-    network_error,
-    refuse_metadata_address,
-)
-from taskrunner.storage.store import Part, StoredObject
-from taskrunner.storage.web import MOST_REDIRECTS, REDIRECTS, redirected, refused, request_parts
 from taskrunner.storage.wire import Answer, Connections, Request
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from taskrunner.storage.slices import FileSlice
 
@@ -41,181 +35,182 @@ if TYPE_CHECKING:
 _NUMBER = r"[0-9]{1,18}"
 _CONTENT_RANGE = re.compile(rf"bytes (?:({_NUMBER})-({_NUMBER})|\*)/({_NUMBER}|\*)")
 _CONTENT_LENGTH = re.compile(_NUMBER)
-_ONE_BYTE = {"Range": "bytes=0-0"}
+_ONE_BYTE = (("Range", "bytes=0-0"),)
 # What a server says of a request it does not like; without Range it may like it.
 _RANGE_DISLIKED = frozenset({400, 405, 406, 412, 416, 501})
+# What is said of a place that was signed and has expired.
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
+_WORTH_READING_BYTES = 64 * 1024  # a longer body costs more than a new connection
 
 
 class HttpStore:
-    """See `Store`."""
+    """See `Store`. It remembers nothing, so lanes share it freely."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._session: Any = None
-
-    async def close(self) -> None:
-        """Close the connections that probing opened."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def check(self, url: str) -> None:
+    def check(self, connections: Connections, url: str) -> None:
         """See `Store.check`: a literal address is none that no task may reach."""
+        connections.raise_if_aborted()
         endpoint = Endpoint.of(request_parts(url, url)[0])
         refuse_metadata_address(endpoint.host, endpoint.host)
 
-    async def stat(self, url: str) -> StoredObject:
+    def stat(self, connections: Connections, url: str) -> StoredObject:
         """See `Store.stat`."""
-        status, headers, location = await self._probe(url, _ONE_BYTE)
-        if status in _RANGE_DISLIKED and not _is_empty(status, headers):
-            status, headers, location = await self._probe(url, {})
-        if status not in (200, 206) and not _is_empty(status, headers):
-            raise refused(status, url, headers.get("Retry-After"))
-        return _described(url, location, status, headers)
+        try:
+            with _following(connections, url, url, _ONE_BYTE) as (answer, location):
+                if answer.status not in _RANGE_DISLIKED or _is_empty(answer):
+                    return _described(url, location, answer)
+            with _following(connections, url, url, ()) as (answer, location):
+                return _described(url, location, answer)
+        except TransientError as error:
+            if isinstance(error.__cause__, OSError) and has_no_address(error.__cause__):
+                raise InputMissingError(f"{url}: there is no such host; {error}") from error
+            raise
 
-    async def _probe(self, url: str, extra: Mapping[str, str]) -> tuple[int, Mapping[str, str], str]:
-        """Status, headers and final URL of a GET whose body is left alone."""
-        import aiohttp  # noqa: PLC0415  # only tasks with web inputs should pay for it
-
-        location = url
-        for _ in range(MOST_REDIRECTS + 1):
-            target, headers = request_parts(location, url)
-            endpoint = Endpoint.of(target)
-            if self._network.proxy_for(endpoint):
-                refuse_metadata_address(endpoint.host, endpoint.host)
-            try:
-                async with (await self._opened()).get(
-                    _as_is(target),
-                    headers={**dict(headers), **extra},
-                    proxy=self._network.proxy_for(endpoint),
-                    ssl=self._network.context_for(endpoint) if endpoint.scheme == "https" else False,
-                    allow_redirects=False,
-                ) as answer:
-                    if answer.status not in REDIRECTS:
-                        return answer.status, answer.headers, location
-                    location = redirected(location, answer.headers.get("Location"))
-            except aiohttp.ClientConnectorCertificateError as error:
-                raise network_error(error.certificate_error, endpoint.authority) from error
-            except aiohttp.ClientConnectorDNSError as error:
-                raise _not_resolved(error.os_error, url, endpoint.host) from error
-            except (aiohttp.ClientError, OSError) as error:
-                raise _as_transient(error, endpoint.authority) from error
-            except ValueError as error:  # yarl's and aiohttp's word for what can't be asked
-                raise TransferIOError(f"{url}: {error}") from error
-        raise TransferIOError(f"{url} redirects more than {MOST_REDIRECTS} times")
-
-    async def _opened(self) -> Any:
-        import aiohttp  # noqa: PLC0415
-
-        if self._session is None:
-            network = self._network
-            self._session = aiohttp.ClientSession(
-                auto_decompress=False,
-                connector=aiohttp.TCPConnector(limit=16, socket_factory=_guarded_socket),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    sock_connect=network.connect_timeout_seconds,
-                    sock_read=network.read_timeout_seconds,
-                ),
-            )
-        return self._session
-
-    def list_directory(self, url: str) -> AsyncIterator[StoredObject]:
+    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:  # noqa: ARG002
         """See `Store.list_directory`: the web has no directories. Raises TransferIOError."""
         raise TransferIOError(
             f"{url} is a web address and can't be listed as a directory; name its files one by one, or use s3://"
         )
 
-    async def read(self, found: StoredObject, start: int, length: int | None) -> HttpReading:
-        """See `Store.read`."""
-        whole = start == 0 and length in (None, found.size_bytes)
-        extra: tuple[tuple[str, str], ...] = ()
-        if not whole:
-            extra = (("Range", f"bytes={start}-{'' if length is None else start + length - 1}"),)
-            if validator := _strong(found.etag) or found.version:
-                extra = (*extra, ("If-Range", validator))
-        return HttpReading(found, start, length, whole, extra)
+    def read(self, connections: Connections, found: StoredObject, target: FileSlice) -> None:
+        """See `Store.read`. Where redirects led before is asked first; it may have expired meanwhile."""
+        if target.left == 0 and found.size_bytes:
+            return  # a range of no bytes can't be asked for
+        reading = _Reading(found, target)
+        for location in filter(None, (found.location, found.url)):
+            with _following(connections, found.url, location, reading.headers) as (answer, _):
+                if answer.status in _EXPIRED and location != found.url:
+                    continue
+                reading.take(answer)
+                return
 
-    async def begin_upload(self, url: str, parts: Sequence[Part]) -> Any:  # noqa: ARG002
+    def begin_upload(
+        self,
+        connections: Connections,  # noqa: ARG002
+        url: str,
+        parts: Sequence[Part],  # noqa: ARG002
+        resume_id: str | None = None,  # noqa: ARG002
+    ) -> Upload:
         """See `Store.begin_upload`: nothing is written to the web. Raises OutputFailedError."""
         raise OutputFailedError(f"{url} is a web address and can't be written; use s3:// or a local path")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpReading:
-    """One GET, redirects followed."""
+@contextmanager
+def _following(
+    connections: Connections, url: str, location: str, extra: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[Answer, str]]:
+    """Ask for `location` on behalf of `url`, whose credentials count; gives the last answer and who gave it."""
+    for _ in range(MOST_REDIRECTS + 1):
+        address, headers = request_parts(location, url)
+        with connections.exchange(Request("GET", address, (*headers, *extra))) as answer:
+            if answer.status not in REDIRECTS:
+                yield answer, location
+                return
+            location = redirected(location, answer.header("Location"))
+            _spare(answer)
+    raise TransferIOError(f"{url} redirects more than {MOST_REDIRECTS} times")
 
-    found: StoredObject
-    start: int
-    length: int | None
-    whole: bool
-    extra: tuple[tuple[str, str], ...]
 
-    def run(self, connections: Connections, target: FileSlice) -> None:
-        """See `Reading.run`."""
-        url = self.found.url
-        # Where redirects led before is asked first; it may be signed and have expired meanwhile.
-        if self.found.location and self._receive(connections, target, self.found.location, last=False):
+class _Reading:
+    """What is wanted of a file: from where the slice stands to its end."""
+
+    def __init__(self, found: StoredObject, target: FileSlice) -> None:
+        self._found = found
+        self._target = target
+        self._start = target.position
+        to_the_end = None if found.size_bytes is None else found.size_bytes - self._start
+        self._length = to_the_end if target.left is None else target.left
+        self._whole = self._start == 0 and self._length == to_the_end
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """For a part of the file: which, and of which version."""
+        if self._whole:
+            return ()
+        last = "" if self._length is None else str(self._start + self._length - 1)
+        validator = _strong(self._found.etag) or self._found.version
+        pinned = (("If-Range", validator),) if validator else ()
+        return (("Range", f"bytes={self._start}-{last}"), *pinned)
+
+    def take(self, answer: Answer) -> None:
+        """Receive the bytes wanted. Raises where the answer has others."""
+        if answer.status == 416 and self._found.size_bytes == 0:
             return
-        self._receive(connections, target, url, last=True)
+        self._check(answer)
+        if self._whole and self._found.checksum is None:
+            checksum = told_checksum(answer.header, whole=answer.status == 200)
+            if checksum is not None:
+                self._target.expect(checksum)
+        answer.receive(self._target)
+        came = self._target.position - self._start
+        if self._length is not None and came != self._length:
+            raise TransientError(f"{self._found.url}: the server sent {came} bytes, expected {self._length}")
 
-    def _receive(self, connections: Connections, target: FileSlice, location: str, *, last: bool) -> bool:
-        """Whether the bytes came; False only where `last` is not and the place they once were says no."""
-        for _ in range(MOST_REDIRECTS + 1):
-            address, headers = request_parts(location, self.found.url)
-            with connections.exchange(Request("GET", address, (*headers, *self.extra))) as answer:
-                if answer.status in REDIRECTS:
-                    location = redirected(location, answer.header("Location"))
-                    answer.excerpt()
-                    continue
-                if answer.status in (400, 401, 403, 404, 410) and not last:
-                    return False
-                if self._check(answer):
-                    answer.receive(target, self.length)
-                return True
-        raise TransferIOError(f"{self.found.url} redirects more than {MOST_REDIRECTS} times")
-
-    def _check(self, answer: Answer) -> bool:
-        """Refuse an answer with other bytes than those asked for; False where there are none to receive."""
-        url = self.found.url
-        if answer.status == 416 and self.found.size_bytes == 0:
-            return False
+    def _check(self, answer: Answer) -> None:
+        """Refuse an answer with other bytes than those asked for."""
+        found, url = self._found, self._found.url
         if answer.status not in (200, 206, 412, 416):
             raise refused(answer.status, url, answer.header("Retry-After"))
         etag, modified = answer.header("ETag"), answer.header("Last-Modified")
-        changed = (etag and self.found.etag and etag != self.found.etag) or (
-            modified and self.found.version and modified != self.found.version
+        changed = (etag and found.etag and etag != found.etag) or (
+            modified and found.version and modified != found.version
         )
         if changed or answer.status in (412, 416):
             raise TransferIOError(f"{url} was changed while it was downloaded; nothing of it is kept")
-        if not self.whole or answer.status == 206:
+        if answer.status == 206:
             span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
-            if span is None or span[1] is None or int(span[1]) != self.start:
-                raise TransferIOError(
-                    f"{url}: the server no longer sends the range asked for; was it changed?"
-                )
-            if span[3] not in ("*", str(self.found.size_bytes)):
+            if span is None or span[1] is None or int(span[1]) != self._start:
+                raise self._another_range()
+            if span[3] not in ("*", str(found.size_bytes)):
                 raise TransferIOError(f"{url} was changed while it was downloaded: it has another length now")
-        if None not in (answer.length, self.length) and answer.length != self.length:
-            raise TransferIOError(f"{url}: the server sends {answer.length} bytes, expected {self.length}")
-        return True
+        elif not self._whole:
+            raise self._another_range()
+        if None not in (answer.length, self._length) and answer.length != self._length:
+            raise TransferIOError(f"{url}: the server sends {answer.length} bytes, expected {self._length}")
+
+    def _another_range(self) -> TransferIOError:
+        return TransferIOError(
+            f"{self._found.url}: the server no longer sends the range asked for; was it changed?"
+        )
 
 
-def _described(url: str, location: str, status: int, headers: Mapping[str, str]) -> StoredObject:
-    etag = headers.get("ETag", "")
+def _described(url: str, location: str, answer: Answer) -> StoredObject:
+    """What an answer to a probe tells of the file. Raises for one that is no success."""
+    status, header = answer.status, answer.header
+    if status not in (200, 206) and not _is_empty(answer):
+        raise refused(status, url, header("Retry-After"))
+    _spare(answer)
+    etag = header("ETag") or ""
     if not etag.isascii():
         etag = ""  # allowed, but it can't be sent back to pin the file by (RFC 9110, section 8.8.3)
-    modified = None if _strong(etag) else headers.get("Last-Modified")
-    size: int | None = None
-    span = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    if span is not None:
-        size = None if span[3] == "*" else int(span[3])
-    elif status == 200 and "Transfer-Encoding" not in headers:  # a part's length says nothing of the file's
-        told = _CONTENT_LENGTH.fullmatch(headers.get("Content-Length", ""))
-        size = int(told[0]) if told else None
-    ranged = status == 206 and size is not None and bool(_strong(etag) or modified)
+    version = None if _strong(etag) else header("Last-Modified")
+    size_bytes = _size_bytes(answer)
     return StoredObject(
-        url, size, etag, ranged, version=modified, location=location if location != url else None
+        url,
+        size_bytes,
+        etag,
+        ranged=status == 206 and size_bytes is not None and bool(_strong(etag) or version),
+        version=version,
+        location=location if location != url else None,
+        checksum=told_checksum(header, whole=status == 200),
+        modified_seconds=modified_seconds(header),
     )
+
+
+def _size_bytes(answer: Answer) -> int | None:
+    """How large the file is, as far as the answer to a probe says."""
+    span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
+    if span is not None:
+        return None if span[3] == "*" else int(span[3])
+    if answer.status != 200 or answer.header("Transfer-Encoding"):
+        return None  # a part's length says nothing of the file's
+    told = _CONTENT_LENGTH.fullmatch(answer.header("Content-Length") or "")
+    return int(told[0]) if told else None
+
+
+def _spare(answer: Answer) -> None:
+    """Read a small body that nobody wants, so that its connection can be used again; leave a large one."""
+    if answer.length is not None and answer.length <= _WORTH_READING_BYTES:
+        answer.excerpt()
 
 
 def _strong(etag: str) -> str:
@@ -223,36 +218,7 @@ def _strong(etag: str) -> str:
     return "" if etag.startswith("W/") else etag
 
 
-def _is_empty(status: int, headers: Mapping[str, str]) -> bool:
+def _is_empty(answer: Answer) -> bool:
     """Whether this is how a server says that a file has no first byte."""
-    return status == 416 and headers.get("Content-Range", "").replace(" ", "") == "bytes*/0"
-
-
-def _as_is(url: str) -> Any:
-    """A URL for aiohttp that is sent exactly as it is written here."""
-    from yarl import URL  # noqa: PLC0415
-
-    return URL(url, encoded=True)
-
-
-def _guarded_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket for one of a host's addresses. Raises AccessDeniedError for a metadata service's."""
-    import socket as sockets  # noqa: PLC0415
-
-    family, kind, protocol, _, where = address
-    refuse_metadata_address(str(where[0]), str(where[0]))
-    made = sockets.socket(family, kind, protocol)
-    made.setblocking(False)  # noqa: FBT003  # its only parameter
-    return made
-
-
-def _not_resolved(error: OSError, url: str, host: str) -> TaskrunnerError:
-    if has_no_address(error):
-        return InputMissingError(f"{url}: there is no host {host}")
-    return network_error(error, host)
-
-
-def _as_transient(error: Exception, where: str) -> Exception:
-    if isinstance(error, asyncio.TimeoutError):
-        return TransientError(f"{where} stayed silent for too long")
-    return TransientError(f"the connection to {where} failed: {error}")
+    span = (answer.header("Content-Range") or "").replace(" ", "")
+    return answer.status == 416 and span == "bytes*/0"

@@ -8,7 +8,6 @@ they are whole.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import secrets
@@ -27,15 +26,17 @@ from taskrunner.errors import (
     UsageError,
 )
 from taskrunner.storage.slices import FileSlice
-from taskrunner.storage.store import Part, StoredObject
+from taskrunner.storage.store import Part, Receipt, StoredObject
 from taskrunner.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from taskrunner.storage.wire import Connections
 
+_LONGEST_BEGINNING_BYTES = 200  # of a name, in that of its file in the making: NAME_MAX is 255
 _STEP_BYTES = 8 * 1024 * 1024  # between two looks at whether the lane was stopped
+_CHUNK_BYTES = 256 * 1024  # of our memory, where the kernel doesn't copy
 # File systems that can't copy inside the kernel, or not between these two files, say it by one of these.
 _NO_KERNEL_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
@@ -48,15 +49,14 @@ class LocalStore:
     def __init__(self, allowed_dirs: Sequence[Path]) -> None:
         self._allowed = tuple(Path(os.path.realpath(directory)) for directory in allowed_dirs)
 
-    async def check(self, url: str) -> None:
+    def check(self, connections: Connections, url: str) -> None:
         """See `Store.check`: the path is in an allowed directory."""
-        await asyncio.to_thread(self._real, url)
+        connections.raise_if_aborted()
+        self._real(url)
 
-    async def stat(self, url: str) -> StoredObject:
+    def stat(self, connections: Connections, url: str) -> StoredObject:
         """See `Store.stat`."""
-        return await asyncio.to_thread(self._stat, url)
-
-    def _stat(self, url: str) -> StoredObject:
+        connections.raise_if_aborted()
         path = self._real(url)
         try:
             status = path.stat()
@@ -68,13 +68,12 @@ class LocalStore:
             raise TransferIOError(f"{url} is a pipe, socket or device, not a file")
         return _described(url, path, status)
 
-    async def list_directory(self, url: str) -> AsyncIterator[StoredObject]:
+    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
         """See `Store.list_directory`. Links are followed as long as they stay in the allowed directories."""
-        for found in await asyncio.to_thread(lambda: list(self._walk(url, self._real(url), "", ()))):
-            yield found
+        return self._walk(connections, url, self._real(url), "", ())
 
     def _walk(
-        self, url: str, directory: Path, below: str, parents: tuple[Path, ...]
+        self, connections: Connections, url: str, directory: Path, below: str, parents: tuple[Path, ...]
     ) -> Iterator[StoredObject]:
         try:
             entries = sorted(os.scandir(directory), key=_sort_key)
@@ -84,43 +83,49 @@ class LocalStore:
             name = below + entry.name
             its_url = f"{url.rstrip('/')}/{name}"
             if not entry.is_dir():
-                yield self._listed(its_url, name)
+                yield replace(self.stat(connections, its_url), name=name)
                 continue
             real = self._real(its_url)
             if real in (directory, *parents):
                 raise TransferIOError(f"{its_url} is a link to a directory that it is in")
-            yield from self._walk(url, real, f"{name}/", (directory, *parents))
+            yield from self._walk(connections, url, real, f"{name}/", (directory, *parents))
 
-    def _listed(self, url: str, name: str) -> StoredObject:
-        return replace(self._stat(url), name=name)
-
-    async def read(self, found: StoredObject, start: int, length: int | None) -> LocalReading:
+    def read(self, connections: Connections, found: StoredObject, target: FileSlice) -> None:
         """See `Store.read`."""
         path = Path(found.location) if found.location else self._real(found.url)
-        return LocalReading(self._allowed, found, path, start, length)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise _reading_failed(found.url, error) from error
+        try:
+            if not _is_allowed(_path_of(fd), self._allowed):
+                raise _not_allowed(found.url)
+            _check_unchanged(found, fd)
+            left = (found.size_bytes or 0) - target.position if target.left is None else target.left
+            _copy(connections, FileSlice(fd, target.position, left), target, found.url)
+            _check_unchanged(found, fd)
+        finally:
+            os.close(fd)
 
-    async def begin_upload(self, url: str, parts: Sequence[Part]) -> LocalUpload:
+    def begin_upload(
+        self,
+        connections: Connections,
+        url: str,
+        parts: Sequence[Part],
+        resume_id: str | None = None,  # noqa: ARG002  # a copy is as quickly made anew
+    ) -> LocalUpload:
         """See `Store.begin_upload`. Missing directories are made.
 
         Raises OutputFailedError where the target is a directory or can't be made.
         """
-        making = asyncio.create_task(
-            asyncio.to_thread(self._begin_upload, url, parts), name=f"begin-upload {url}"
-        )
-        try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # A thread can't be cancelled: what it makes now is nobody's.
-            await asyncio.wait([making])
-            if making.exception() is None:
-                making.result().discard()
-            raise
-
-    def _begin_upload(self, url: str, parts: Sequence[Part]) -> LocalUpload:
+        connections.raise_if_aborted()
         target = self._real(url)
         if target.is_dir() or url.endswith("/"):
             raise OutputFailedError(f"{url} is a directory; expected a file's path")
-        partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.partial")
+        if target.exists() and not target.is_file():
+            raise OutputFailedError(f"{url} is a pipe, socket or device; expected a file's path")
+        beginning = os.fsencode(target.name)[:_LONGEST_BEGINNING_BYTES].decode(errors="ignore")
+        partial = target.with_name(f".{beginning}.{secrets.token_hex(6)}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -129,7 +134,7 @@ class LocalStore:
             raise _writing_failed(url, error) from error
         upload = LocalUpload(url, target, partial, fd, sum(part.length for part in parts))
         if not _is_allowed(_path_of(fd), self._allowed):
-            upload.discard()
+            upload.abort(connections)
             raise _not_allowed(url)
         return upload
 
@@ -162,119 +167,105 @@ def _path_of(fd: int) -> Path:
 
 
 def _described(url: str, path: Path, status: os.stat_result) -> StoredObject:
+    return StoredObject(
+        url,
+        status.st_size,
+        "",
+        ranged=True,
+        version=_version(status),
+        location=str(path),
+        modified_seconds=status.st_mtime,
+    )
+
+
+def _version(status: os.stat_result) -> str:
     # No ETag, as Funnel tells none; but this changes when the file does, and readings are pinned by it.
-    version = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-    return StoredObject(url, status.st_size, "", ranged=True, version=version, location=str(path))
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalReading:
-    """One stretch of a file."""
-
-    allowed: tuple[Path, ...]
-    found: StoredObject
-    path: Path
-    start: int
-    length: int | None
-
-    def run(self, connections: Connections, target: FileSlice) -> None:
-        """See `Reading.run`."""
-        url = self.found.url
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _reading_failed(url, error) from error
-        try:
-            if not _is_allowed(_path_of(fd), self.allowed):
-                raise _not_allowed(url)
-            self._check_unchanged(fd)
-            length = (self.found.size_bytes or 0) - self.start if self.length is None else self.length
-            source = FileSlice(fd, self.start, length)
-            _copy(connections, source, target, length, url)
-            self._check_unchanged(fd)
-        finally:
-            os.close(fd)
-
-    def _check_unchanged(self, fd: int) -> None:
-        if _described(self.found.url, self.path, os.fstat(fd)).version != self.found.version:
-            raise TransferIOError(f"{self.found.url} was changed while it was read; nothing of it is kept")
-
-
-@dataclass(frozen=True, slots=True)
-class LocalWriting:
-    """One part of a new file."""
-
-    fd: int
-    url: str
-    part: Part
-
-    def run(self, connections: Connections, source: FileSlice) -> str:
-        """See `Writing.run`; there is no receipt."""
-        source.done = 0
-        target = FileSlice(self.fd, self.part.offset, self.part.length)
-        _copy(connections, source, target, self.part.length, self.url)
-        return ""
+def _check_unchanged(found: StoredObject, fd: int) -> None:
+    if _version(os.fstat(fd)) != found.version:
+        raise TransferIOError(f"{found.url} was changed while it was read; nothing of it is kept")
 
 
 @dataclass(slots=True)
 class LocalUpload:
-    """One file in the making."""
+    """One file in the making; parts are written to it by any number of lanes."""
 
     url: str
     target: Path
     partial: Path
     fd: int
+    """Ours until the upload has ended; who writes meanwhile has a duplicate."""
     size_bytes: int
-    ended: bool = False
-    ending: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    """A cancelled `complete` may still be at work in its thread when `abort` comes, which then waits for it."""
+    _ended: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    async def write_part(self, part: Part) -> LocalWriting:
-        """See `Upload.write_part`."""
-        return LocalWriting(self.fd, self.url, part)
+    @property
+    def resume_id(self) -> None:
+        """See `Upload.resume_id`: a copy is as quickly made anew."""
+        return
 
-    async def complete(self, receipts: Sequence[str]) -> StoredObject:  # noqa: ARG002  # parts have none here
-        """See `Upload.complete`."""
-        return await asyncio.to_thread(self._complete)
+    def sent_parts(self, connections: Connections) -> Mapping[int, Receipt]:  # noqa: ARG002
+        """See `Upload.sent_parts`: there are none."""
+        return {}
 
-    def _complete(self) -> StoredObject:
-        with self.ending:
-            return self._shown()
-
-    def _shown(self) -> StoredObject:
-        status = os.fstat(self.fd)
-        if status.st_size != self.size_bytes:
-            raise TransferIOError(
-                f"{self.url}: wrote {status.st_size} bytes where {self.size_bytes} were due"
-            )
+    def write_part(self, connections: Connections, part: Part, source: FileSlice) -> Receipt:
+        """See `Upload.write_part`; there is nothing in a receipt."""
+        source.start_over()
+        with self._lock:
+            self._raise_if_ended()
+            fd = os.dup(self.fd)  # an abort closes the other one, whose number may soon be another file's
         try:
-            self.partial.rename(self.target)
-        except OSError as error:
-            raise _writing_failed(self.url, error) from error
-        self.ended = True
-        os.close(self.fd)
+            _copy(connections, source, FileSlice(fd, part.offset, part.length), self.url)
+        finally:
+            os.close(fd)
+        return Receipt("")
+
+    def complete(self, connections: Connections, receipts: Sequence[Receipt]) -> StoredObject:  # noqa: ARG002
+        """See `Upload.complete`."""
+        connections.raise_if_aborted()
+        with self._lock:
+            self._raise_if_ended()
+            status = os.fstat(self.fd)
+            if status.st_size != self.size_bytes:
+                raise TransferIOError(
+                    f"{self.url}: wrote {status.st_size} bytes where {self.size_bytes} were due"
+                )
+            try:
+                self.partial.rename(self.target)
+            except OSError as error:
+                raise _writing_failed(self.url, error) from error
+            self._end()
         return _described(self.url, self.target, status)
 
-    async def abort(self) -> None:
-        """See `Upload.abort`."""
-        await asyncio.to_thread(self.discard)
-
-    def discard(self) -> None:
-        """Leave no trace of a file that is not whole; directories made for it stay."""
-        with self.ending:
-            if not self.ended:
-                self.ended = True
-                os.close(self.fd)
+    def abort(self, connections: Connections) -> None:  # noqa: ARG002
+        """See `Upload.abort`. A completion at work is waited for; directories made for the file stay."""
+        with self._lock:
+            if self._ended:
+                return
+            self._end()
+            try:
                 self.partial.unlink(missing_ok=True)
+            except OSError as error:
+                raise _writing_failed(str(self.partial), error) from error
+
+    def _end(self) -> None:
+        self._ended = True
+        os.close(self.fd)
+
+    def _raise_if_ended(self) -> None:
+        if self._ended:
+            raise TransferIOError(f"{self.url}: this upload has ended, and takes nothing more")
 
 
-def _copy(connections: Connections, source: FileSlice, target: FileSlice, length: int, url: str) -> None:
-    """Copy `length` bytes, inside the kernel where it can; both slices count them."""
-    copy = _copy_in_kernel
-    while source.done < length:
+def _copy(connections: Connections, source: FileSlice, target: FileSlice, url: str) -> None:
+    """Copy all of `source`, inside the kernel where that can be and nobody wants to see the bytes."""
+    copy = _copy_in_kernel if target.digest is None else _copy_by_hand
+    while left := source.left:
         connections.raise_if_aborted()
         try:
-            count = copy(source, target, min(_STEP_BYTES, length - source.done))
+            count = copy(source, target, left)
         except OSError as error:
             if copy is _copy_in_kernel and error.errno in _NO_KERNEL_COPY:
                 copy = _copy_by_hand
@@ -285,16 +276,14 @@ def _copy(connections: Connections, source: FileSlice, target: FileSlice, length
         source.done += count
 
 
-def _copy_in_kernel(source: FileSlice, target: FileSlice, length: int) -> int:
-    count = os.copy_file_range(
-        source.fd, target.fd, length, source.offset + source.done, target.offset + target.done
-    )
+def _copy_in_kernel(source: FileSlice, target: FileSlice, left: int) -> int:
+    count = os.copy_file_range(source.fd, target.fd, min(_STEP_BYTES, left), source.position, target.position)
     target.done += count
     return count
 
 
-def _copy_by_hand(source: FileSlice, target: FileSlice, length: int) -> int:
-    chunk = os.pread(source.fd, length, source.offset + source.done)
+def _copy_by_hand(source: FileSlice, target: FileSlice, left: int) -> int:
+    chunk = os.pread(source.fd, min(_CHUNK_BYTES, left), source.position)
     target.append(memoryview(chunk))
     return len(chunk)
 

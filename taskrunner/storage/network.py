@@ -7,27 +7,39 @@ right before connecting, whatever name, redirect or number was used to say them.
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import os
+import random
+import re
 import socket
 import ssl
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from taskrunner.aws import unreadable_ca_bundle
-from taskrunner.errors import AccessDeniedError, TaskrunnerError, TransferIOError, TransientError
+from taskrunner.errors import (
+    AccessDeniedError,
+    TaskrunnerError,
+    ThrottledError,
+    TransferIOError,
+    TransientError,
+)
+from taskrunner.storage.heads import AnswerError
 from taskrunner.urls import ascii_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from taskrunner.storage.pace import Pace
+
+_ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Instance metadata over IPv6; the IPv4 ones (169.254.0.0/16) are link-local anyhow.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
@@ -51,16 +63,9 @@ class Endpoint:
     @classmethod
     def of(cls, url: str, ca_bundle: str | None = None) -> Endpoint:
         """The endpoint of an absolute http(s) URL. Raises TransferIOError where it names none."""
+        origin = _ORIGIN.match(url)
         try:
-            parts = urlsplit(url)
-            port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
-        except (ValueError, KeyError) as error:
-            raise TransferIOError(f"{url}: expected http://HOST[:PORT]/… or https://HOST[:PORT]/…") from error
-        host = parts.hostname or ""
-        if not port:
-            raise TransferIOError(f"{url}: expected a port above 0")
-        try:
-            return cls(parts.scheme, host if ":" in host else ascii_host(host), port, ca_bundle)
+            return _endpoint(url if origin is None else origin[0], ca_bundle)
         except ValueError as error:
             raise TransferIOError(f"{url}: {error}") from error
 
@@ -69,6 +74,20 @@ class Endpoint:
         """As a Host header says it: the port only where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@lru_cache(maxsize=256)
+def _endpoint(origin: str, ca_bundle: str | None) -> Endpoint:
+    """The endpoint that the beginning of a URL names. Raises ValueError where it names none."""
+    try:
+        parts = urlsplit(origin)
+        port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    except (ValueError, KeyError) as error:
+        raise ValueError("expected http://HOST[:PORT]/… or https://HOST[:PORT]/…") from error
+    if not port:
+        raise ValueError("expected a port above 0")
+    host = parts.hostname or ""
+    return Endpoint(parts.scheme, host if ":" in host else ascii_host(host), port, ca_bundle)
 
 
 @cache
@@ -93,14 +112,16 @@ class Network:
     ca_bundle: str | None = None
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 60.0
-    """How long a connection may stay silent."""
+    """How long a connection may stay silent; at most twice as long in the middle of a body."""
     tls: Callable[[str | None], ssl.SSLContext] = tls_context
+    pace: Pace | None = None
+    """How fast bodies may come and go, all lanes together; None as fast as they can."""
 
     @classmethod
-    def from_environment(cls, *, read_timeout_seconds: float) -> Network:
+    def from_environment(cls, *, read_timeout_seconds: float, pace: Pace | None = None) -> Network:
         """Proxies and CA bundle by their customary variables, in the AWS SDK's order."""
         bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or None
-        return cls(proxies=getproxies(), ca_bundle=bundle, read_timeout_seconds=read_timeout_seconds)
+        return cls(getproxies(), bundle, read_timeout_seconds=read_timeout_seconds, pace=pace)
 
     def proxy_for(self, endpoint: Endpoint) -> str | None:
         """The URL of the proxy to be used, if any."""
@@ -152,9 +173,16 @@ def _as_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
 
 
 def resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """The addresses of a host, in the resolver's order. Raises OSError, AccessDeniedError."""
+    """The addresses of a host: families in the resolver's order, the addresses of each in any.
+
+    A large store answers with several machines: lanes spread over them, and another try meets another one.
+    Raises OSError, AccessDeniedError.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [(family, address) for family, _, _, _, address in found]
+    addresses = []
+    for family, group in groupby(found, key=lambda entry: entry[0]):
+        machines = [(family, address) for _, _, _, _, address in group]
+        addresses += random.sample(machines, len(machines))
     for _, address in addresses:
         refuse_metadata_address(str(address[0]), host)
     return addresses  # type: ignore[return-value]  # typeshed's union of address shapes
@@ -175,7 +203,7 @@ def has_no_address(error: OSError) -> bool:
 
 
 def network_error(error: Exception, where: str) -> TaskrunnerError:
-    """Our error for what socket, ssl and http.client raise while talking to the host `where`."""
+    """Our error for what socket, ssl and our reader of answers raise while talking to the host `where`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TransferIOError(
             f"the certificate of {where} is not trusted ({error.verify_message}); "
@@ -184,10 +212,10 @@ def network_error(error: Exception, where: str) -> TaskrunnerError:
     if isinstance(error, socket.gaierror):
         return TransientError(f"can't find the address of {where}: {error.strerror}")
     if isinstance(error, TimeoutError):
-        return TransientError(f"{where} stayed silent for too long")
-    if isinstance(error, http.client.IncompleteRead):
-        return TransientError(f"{where} closed the connection in the middle of an answer")
-    if isinstance(error, http.client.RemoteDisconnected):
-        return TransientError(f"{where} closed the connection without an answer")
+        return ThrottledError(f"{where} stayed silent for too long")
+    if isinstance(error, AnswerError):
+        return TransientError(f"{where} {error}")
+    if isinstance(error, ssl.SSLEOFError):
+        return TransientError(f"{where} closed the connection without saying so")
     what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return TransientError(f"the connection to {where} failed: {what or type(error).__name__}")

@@ -1,30 +1,43 @@
 """S3 and everything that speaks its protocol.
 
-Control calls (is there such a bucket, how large is this object, what is below that prefix) go through the SDK;
-bytes go through the lanes' own requests (`s3_requests`, `s3_uploads`). Every bucket is asked for once: that
-tells a missing bucket from a missing key, and in which region it is, so that a wrong region mends itself.
+All questions are requests of our own (`s3_requests`), asked in the lane that needs the answer: what is there
+(`s3_objects`), what goes there (`s3_uploads`), and here what is below a prefix. Every bucket is asked for once:
+that tells a missing bucket from a missing key, and in which region it is, so that a wrong region mends itself.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+import re
+import threading
+from typing import TYPE_CHECKING
 
-from taskrunner.aws import AwsRefusalError, AwsSession, calling
 from taskrunner.errors import OutputFailedError, TransferIOError, UsageError
-from taskrunner.storage.s3_refusals import Action, Asked, Refusal, archived, explained, no_such_bucket
-from taskrunner.storage.s3_requests import Bucket, Requests, S3Reading
-from taskrunner.storage.s3_uploads import Destination, Multipart, SinglePut, begin_multipart
+from taskrunner.storage.s3_documents import Document, Page, quoted, seconds
+from taskrunner.storage.s3_objects import look_at, receive
+from taskrunner.storage.s3_refusals import Action, Asked, Refusal, explained, no_such_bucket
+from taskrunner.storage.s3_requests import Bucket, Place, Requests
+from taskrunner.storage.s3_uploads import (
+    Destination,
+    Multipart,
+    SinglePut,
+    begin_multipart,
+    resumed_multipart,
+)
 from taskrunner.storage.store import Part, StoredObject
 from taskrunner.urls import S3Url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from taskrunner.aws import AwsSession
     from taskrunner.settings import S3Settings
+    from taskrunner.storage.signing import Headers
+    from taskrunner.storage.slices import FileSlice
+    from taskrunner.storage.wire import Connections
 
 _LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux file systems
+# Names that S3 or a relative of its has, never one that is a step up in a path; ARNs are those of access points.
+_BUCKET_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}|arn:[A-Za-z0-9:_-]{1,250}")
 
 
 class S3Store:
@@ -35,168 +48,171 @@ class S3Store:
         self._settings = settings
         self._requests = Requests(aws)
         self._buckets: dict[str, Bucket] = {}
-        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asking: dict[str, threading.Lock] = {}
+        self._payer: Headers = (("x-amz-request-payer", "requester"),) if settings.requester_pays else ()
 
-    async def check(self, url: str) -> None:
+    def check(self, connections: Connections, url: str) -> None:
         """See `Store.check`: there is such a bucket."""
-        await self._bucket(url, Action.READ)
+        self._place(connections, url, Action.READ)
 
-    async def stat(self, url: str) -> StoredObject:
+    def stat(self, connections: Connections, url: str) -> StoredObject:
         """See `Store.stat`."""
-        place = _parsed(url)
-        bucket, asked = await self._bucket(url, Action.READ)
-        which = self._which(bucket, place)
-        try:
-            async with calling(url):
-                head = await bucket.client.head_object(**which)
-        except AwsRefusalError as error:
-            raise explained(await self._reason(error, bucket, which), asked) from error
-        if head.get("DeleteMarker"):
-            raise explained(Refusal(404, "NoSuchKey", "", None, None), asked)
-        restore = head.get("Restore", "")
-        if _is_archived(head) and 'ongoing-request="false"' not in restore:
-            raise archived(asked, restoring='ongoing-request="true"' in restore)
-        size = head.get("ContentLength")
-        return StoredObject(
-            url, size, head.get("ETag", ""), ranged=size is not None, version=place.version_id
-        )
+        parsed = _parsed(url)
+        if not parsed.key:
+            raise UsageError(f"{url} is a bucket, not a file: expected s3://BUCKET/KEY")
+        place = self._place(connections, url, Action.READ, parsed.key)
+        return look_at(connections, place, parsed.version_id)
 
-    def _which(self, bucket: Bucket, place: S3Url) -> dict[str, str]:
-        which = {"Bucket": bucket.name, "Key": place.key}
-        if place.version_id:
-            which["VersionId"] = place.version_id
-        if self._settings.requester_pays:
-            which["RequestPayer"] = "requester"
-        return which
-
-    async def _reason(self, error: AwsRefusalError, bucket: Bucket, which: dict[str, str]) -> Refusal:
-        """Why a HEAD was refused: its answer has no words, so a GET of one byte is asked the same."""
-        if error.status in (404, 405) or error.status >= 500:
-            return Refusal.of_error(error)
-        try:
-            async with calling(which["Key"]):
-                answer = await bucket.client.get_object(**which, Range="bytes=0-0")
-                answer["Body"].close()
-        except AwsRefusalError as wordy:
-            return Refusal.of_error(wordy)
-        return Refusal.of_error(error)
-
-    async def list_directory(self, url: str) -> AsyncIterator[StoredObject]:
+    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
         """See `Store.list_directory`.
 
         Raises TransferIOError for keys that can't be files below one directory.
         """
-        place = _parsed(url, versioned=False)
-        prefix = place.key if place.key.endswith("/") or not place.key else f"{place.key}/"
-        bucket, asked = await self._bucket(url, Action.LIST)
-        payer = {"RequestPayer": "requester"} if self._settings.requester_pays else {}
-        pages = bucket.client.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket.name, Prefix=prefix, **payer
-        )
+        key = _parsed(url, versioned=False).key
+        prefix = key if key.endswith("/") or not key else f"{key}/"
+        place = self._place(connections, url, Action.LIST)
         names: set[str] = set()
-        iterator = aiter(pages)
+        token = ""
         while True:
-            try:
-                async with calling(url):
-                    page = await anext(iterator, None)
-            except AwsRefusalError as error:
-                raise explained(Refusal.of_error(error), asked) from error
-            if page is None:
-                return
-            for entry in page.get("Contents", ()):
+            page = _page(connections, place, prefix, token)
+            for entry in page.entries:
                 # Keys with a slash at their end are what consoles make to show an empty directory.
                 if not entry["Key"].endswith("/"):
-                    yield _listed(bucket.name, entry, prefix, names)
+                    yield _listed(place.bucket.name, entry, prefix, names)
+            if not page.more:
+                return
+            token = page.more
 
-    async def read(self, found: StoredObject, start: int, length: int | None) -> S3Reading:
+    def read(self, connections: Connections, found: StoredObject, target: FileSlice) -> None:
         """See `Store.read`."""
-        place = _parsed(found.url, versioned=found.version is not None)
-        bucket, asked = await self._bucket(found.url, Action.READ)
-        query = (("versionId", found.version),) if found.version else ()
-        headers = [("If-Match", found.etag)] if found.etag else []
-        if self._settings.requester_pays:
-            headers.append(("x-amz-request-payer", "requester"))
-        whole = start == 0 and length in (None, found.size_bytes)
-        if not whole:
-            end = "" if length is None else start + length - 1
-            headers.append(("Range", f"bytes={start}-{end}"))
-        request = await self._requests.signed("GET", bucket, place.key, query, tuple(headers))
-        return S3Reading(request, asked, found, start, length, whole)
+        key = _parsed(found.url, versioned=found.version is not None).key
+        place = self._place(connections, found.url, Action.READ, key)
+        receive(connections, place, found, target)
 
-    async def begin_upload(self, url: str, parts: Sequence[Part]) -> SinglePut | Multipart:
+    def begin_upload(
+        self, connections: Connections, url: str, parts: Sequence[Part], resume_id: str | None = None
+    ) -> SinglePut | Multipart:
         """See `Store.begin_upload`.
 
         Raises OutputFailedError where there is no such bucket, or the URL names no key.
         """
-        place = _parsed(url, versioned=False)
-        if not place.key:
+        key = _parsed(url, versioned=False).key
+        if not key:
             raise OutputFailedError(f"{url} can't be written: expected s3://BUCKET/KEY")
-        bucket, asked = await self._bucket(url, Action.WRITE)
-        destination = Destination(bucket, place.key, asked, self._settings)
+        place = self._place(connections, url, Action.WRITE, key)
+        to = Destination(place.requests, place.bucket, key, place.asked, place.payer, self._storage_headers)
         if len(parts) == 1:
-            return SinglePut(destination, self._requests, parts[0].length)
-        return await begin_multipart(destination, self._requests, parts)
+            return SinglePut(to, parts[0].length)
+        resumed = resumed_multipart(to, connections, parts, resume_id) if resume_id else None
+        return resumed or begin_multipart(to, connections, parts)
 
-    async def _bucket(self, url: str, action: Action) -> tuple[Bucket, Asked]:
+    @property
+    def _storage_headers(self) -> Headers:
+        chosen = {
+            "x-amz-server-side-encryption": self._settings.server_side_encryption,
+            "x-amz-server-side-encryption-aws-kms-key-id": self._settings.kms_key_id,
+            "x-amz-acl": self._settings.acl,
+        }
+        return tuple((name, str(value)) for name, value in chosen.items() if value)
+
+    def _place(self, connections: Connections, url: str, action: Action, key: str | None = None) -> Place:
+        """Where `key` is, else the bucket. Raises where there is no such bucket."""
         name = _parsed(url, versioned=False).bucket
-        credentials = await self._aws.credentials()
+        credentials = self._aws.credentials()
         signed, renewable = credentials is not None, credentials is not None and credentials.renewable
-        async with self._asking[name]:
-            bucket = self._buckets.get(name)
-            if bucket is None:
-                bucket = await self._look_up(name)
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            with self._asking.setdefault(name, threading.Lock()):
+                bucket = self._buckets.get(name) or self._look_up(connections, name)
                 if bucket is None:
                     raise no_such_bucket(Asked(action, url, name, "", signed, renewable))
                 self._buckets[name] = bucket
-        return bucket, Asked(action, url, name, bucket.region, signed, renewable)
+        asked = Asked(action, url, name, bucket.region, signed, renewable)
+        return Place(self._requests, bucket, key, asked, self._payer)
 
-    async def _look_up(self, name: str) -> Bucket | None:
+    def _look_up(self, connections: Connections, name: str) -> Bucket | None:
         """Find a bucket in its own region; None where there is none.
 
         A refusal is no reason to stop: a role may well read objects and not ask for their bucket.
         """
-        answer = await self._aws.head_bucket(name)
-        if answer.told_region not in (None, answer.region):
-            answer = await self._aws.head_bucket(name, answer.told_region)
-        if answer.status == 404:
+        ca_bundle = self._aws.ca_bundle()
+        bucket = Bucket.at(name, self._aws.bucket_endpoint(name), ca_bundle)
+        no = self._refusal(connections, bucket)
+        if no is not None and no.region not in (None, bucket.region):
+            bucket = Bucket.at(name, self._aws.bucket_endpoint(name, no.region), ca_bundle)
+            no = self._refusal(connections, bucket)
+        if no is None:
+            return bucket
+        if no.status == 404:
             return None
-        if answer.status >= 500:
-            asked = Asked(Action.READ, f"s3://{name}", name, answer.region, signed=True, renewable=True)
-            raise explained(Refusal(answer.status, "", "", None, None), asked)
-        client = await self._aws.s3_client(answer.region)
-        ca_bundle = await self._aws.ca_bundle()
-        return Bucket(name, client, answer.region, answer.url.rstrip("/") + "/", ca_bundle)
+        if no.status >= 500 or no.status == 429:
+            raise explained(no, _about_bucket(bucket))
+        return bucket
+
+    def _refusal(self, connections: Connections, bucket: Bucket) -> Refusal | None:
+        """What S3 says against a bucket, if anything."""
+        place = Place(self._requests, bucket, None, _about_bucket(bucket), self._payer)
+        with place.ask(connections, "HEAD") as answer:
+            return None if answer.status == 200 else Refusal.of_answer(answer)
+
+
+def _about_bucket(bucket: Bucket) -> Asked:
+    return Asked(Action.READ, f"s3://{bucket.name}", bucket.name, bucket.region, signed=True, renewable=True)
 
 
 def _parsed(url: str, *, versioned: bool = True) -> S3Url:
     try:
-        return S3Url.parse(url, versioned=versioned)
+        parsed = S3Url.parse(url, versioned=versioned)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if not _BUCKET_NAME.fullmatch(parsed.bucket):
+        raise UsageError(f"{url}: no bucket can have that name; expected letters, digits, dots and hyphens")
+    return parsed
 
 
-def _is_archived(head: dict[str, Any]) -> bool:
-    return head.get("StorageClass") in ("GLACIER", "DEEP_ARCHIVE") or bool(head.get("ArchiveStatus"))
+def _page(connections: Connections, place: Place, prefix: str, token: str) -> Page:
+    """One page of all that is below `prefix`: ListObjectsV2."""
+    # Keys may have characters that XML has not, so they are asked for percent-encoded.
+    query: Headers = (("list-type", "2"), ("prefix", prefix), ("encoding-type", "url"))
+    if token:
+        query = (*query, ("continuation-token", token))
+    with place.ask(connections, "GET", query=query) as answer:
+        if answer.status != 200:
+            raise explained(Refusal.of_answer(answer), place.asked)
+        body = answer.content()
+    page = Page.of(Document.parsed(body, place.asked.url), place.asked.url)
+    if token and page.more == token:
+        raise TransferIOError(f"{place.asked.url}: the server's listing does not come to an end")
+    return page
 
 
-def _listed(bucket: str, entry: dict[str, Any], prefix: str, names: set[str]) -> StoredObject:
-    """One listed object. Raises TransferIOError where its key can't be a file's name below the prefix."""
-    url = f"s3://{bucket}/{entry['Key']}"
+def _listed(bucket: str, entry: dict[str, str], prefix: str, names: set[str]) -> StoredObject:
+    """One listed object; `names` are those before it that can be files."""
     name = entry["Key"].removeprefix(prefix)
+    unfit = _unfit(name, names)
+    if not unfit:
+        names.add(name)
+    return StoredObject(
+        f"s3://{bucket}/{entry['Key']}",
+        int(entry["Size"]),
+        quoted(entry.get("ETag", "")),
+        ranged=True,
+        name=name,
+        modified_seconds=seconds(entry.get("LastModified", "")),
+        unfit=unfit,
+    )
+
+
+def _unfit(name: str, names: set[str]) -> str:
+    """Why a key can't be a file's name below its prefix; empty where it can."""
     parts = name.split("/")
     longest = max(len(part.encode()) for part in parts)
     if any(part in ("", ".", "..") for part in parts) or "\0" in name or longest > _LONGEST_NAME_BYTES:
-        raise TransferIOError(
-            f"{url} can't be a file below a directory: its key has an empty, `.`, `..` or too long part; "
-            "name such objects one by one as inputs"
+        return (
+            "can't be a file below a directory: its key has an empty, `.`, `..` or too long part; "
+            "name such objects one by one"
         )
     for depth in range(1, len(parts)):
-        if "/".join(parts[:depth]) in names:
-            raise TransferIOError(
-                f"{url} and s3://{bucket}/{prefix}{'/'.join(parts[:depth])} can't both be there: "
-                "the same name would be a file and a directory"
-            )
-    names.add(name)
-    etag = entry.get("ETag", "")
-    quoted = f'"{etag}"' if etag and not etag.endswith('"') else etag  # rclone leaves them bare in listings
-    return StoredObject(url, entry["Size"], quoted, ranged=True, name=name)
+        if (other := "/".join(parts[:depth])) in names:
+            return f"and {other} can't both be there: the same name would be a file and a directory"
+    return ""

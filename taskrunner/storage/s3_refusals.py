@@ -1,7 +1,7 @@
 """What S3's "no" means to a person: one sentence and one error for each of its codes.
 
-Pure. S3 says no in two ways: a lane's answer with an XML document, and the SDK's error. Both become a
-`Refusal`, and `explained` turns that, with what was asked for, into one of our errors.
+Pure. An answer that is no, with its XML document, becomes a `Refusal`, and `explained` turns that, with what was
+asked for, into one of our errors.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -19,6 +19,7 @@ from taskrunner.errors import (
     InputMissingError,
     OutputFailedError,
     TaskrunnerError,
+    ThrottledError,
     TransferIOError,
     TransientError,
     UsageError,
@@ -26,28 +27,33 @@ from taskrunner.errors import (
 from taskrunner.storage.wire import Answer, retry_after_seconds
 
 if TYPE_CHECKING:
-    from taskrunner.aws import AwsRefusalError
+    from taskrunner.storage.s3_documents import Document
 
-_TRANSIENT = frozenset(
+_THROTTLED = frozenset(
     {
         "SlowDown",
-        "InternalError",
-        "ServiceUnavailable",
-        "RequestTimeout",
-        "RequestTimeoutException",
         "Throttling",
         "ThrottlingException",
+        "ThrottledException",
         "RequestThrottled",
+        "RequestThrottledException",
+        "RequestLimitExceeded",
+        "BandwidthLimitExceeded",
+        "TooManyRequests",
         "TooManyRequestsException",
-        "OperationAborted",
-        "ConditionalRequestConflict",
-        "IncompleteBody",
-        # The bytes were damaged on their way; another try sends them anew.
-        "BadDigest",
-        "XAmzContentChecksumMismatch",
-        "XAmzContentSHA256Mismatch",
     }
 )
+# The bytes were damaged on their way; another try sends them anew.
+_DAMAGED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
+_TRANSIENT = _DAMAGED | {
+    "InternalError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+}
 _KEYS_REFUSED = {
     "ExpiredToken": "the AWS credentials have expired",
     "ExpiredTokenException": "the AWS credentials have expired",
@@ -98,7 +104,7 @@ class Refusal:
 
     @classmethod
     def of_answer(cls, answer: Answer) -> Refusal:
-        """Read from a lane's answer and its XML."""
+        """Read from an answer and its XML; the answer to a HEAD has none."""
         body = answer.excerpt().decode(errors="replace")
         return cls(
             answer.status,
@@ -109,15 +115,40 @@ class Refusal:
         )
 
     @classmethod
-    def of_error(cls, error: AwsRefusalError) -> Refusal:
-        """Read from the SDK's error; the answer to a HEAD has a number for its code."""
-        return cls(
-            error.status,
-            "" if error.code.isdigit() else error.code,
-            error.message,
-            error.headers.get("x-amz-bucket-region"),
-            retry_after_seconds(error.headers.get("retry-after")),
-        )
+    def of_document(cls, answer: Answer, document: Document) -> Refusal:
+        """Read from the `<Error>` of an answer that began with a yes, before S3 knew better."""
+        code, message = document.field("Code").strip(), document.field("Message").strip()
+        return cls(answer.status, code, message, None, retry_after_seconds(answer.header("Retry-After")))
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same question may well be answered with yes a little later."""
+        status = self.status
+        return self.throttled or self.code in _TRANSIENT or status == 408 or (status >= 500 and status != 501)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether S3 wants fewer requests; the answer to a HEAD has only its number to say so."""
+        return self.code in _THROTTLED or self.status == 429 or (self.status == 503 and not self.code)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether what arrived is not what the checksum that came with it says."""
+        return self.code in _DAMAGED
+
+    @property
+    def about_checksum(self) -> bool:
+        """Whether the server may not know the checksum it was told, or what goes with it.
+
+        Not all say what it is that they have not implemented.
+        """
+        said = f"{self.code} {self.message}".lower()
+        named = "checksum" in said or "x-amz-mp-object-size" in said
+        return not self.damaged and (self.status == 501 or (self.status == 400 and named))
+
+
+class ChecksumRefusedError(Exception):
+    """The server refuses a request for the checksum that came with it; it may take another one, or none."""
 
 
 def _element(xml: str, name: str) -> str:
@@ -127,9 +158,10 @@ def _element(xml: str, name: str) -> str:
 
 def explained(no: Refusal, asked: Asked) -> TaskrunnerError:  # noqa: PLR0911  # one a verdict
     """Our error for S3's refusal of what was asked."""
-    if no.code in _TRANSIENT or no.status in (408, 429) or (no.status >= 500 and no.status != 501):
+    if no.transient:
         what = f"{no.status} {no.code}".strip()
-        return TransientError(
+        kind = ThrottledError if no.throttled else TransientError
+        return kind(
             f"S3 can't serve {asked.url} just now ({what})", retry_after_seconds=no.retry_after_seconds
         )
     if no.code in _KEYS_REFUSED:
@@ -147,7 +179,7 @@ def explained(no: Refusal, asked: Asked) -> TaskrunnerError:  # noqa: PLR0911  #
         return InputMissingError(f"{asked.url} does not exist")
     if no.status in (412, 416) and asked.action is Action.READ:
         return changed(asked)
-    if no.status in (401, 403):
+    if no.status in (401, 403) or no.code == "AccessDenied":
         return _denied(no, asked)
     return _other(no, asked)
 

@@ -1,29 +1,26 @@
-"""S3's bytes: signed requests for lanes, and what a lane makes of their answers.
+"""S3's requests: put together and signed in the lane that sends them, at that moment, with its credentials.
 
-The SDK is not used here: it would cost more than the bytes of a small object. A request is built and signed on
-the loop, at the moment it is wanted, with the credentials of that moment; a lane then only runs it.
+No client of the SDK is used: it would cost more than the bytes of a small object.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from taskrunner.errors import TransferIOError, TransientError
 from taskrunner.storage.network import Endpoint
-from taskrunner.storage.s3_refusals import Asked, Refusal, changed, explained
+from taskrunner.storage.s3_checksums import SentChecksums
 from taskrunner.storage.signing import Headers, Signer, encoded_path, encoded_query
-from taskrunner.storage.wire import Answer, Connections, Request
+from taskrunner.storage.wire import Request
 
 if TYPE_CHECKING:
-    from taskrunner.aws import AwsSession
-    from taskrunner.storage.slices import FileSlice
-    from taskrunner.storage.store import StoredObject
+    from contextlib import AbstractContextManager
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+    from taskrunner.aws import AwsSession, BucketEndpoint
+    from taskrunner.storage.s3_refusals import Asked
+    from taskrunner.storage.slices import FileSlice
+    from taskrunner.storage.wire import Answer, Connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,101 +28,115 @@ class Bucket:
     """A bucket, and how it is reached."""
 
     name: str
-    client: Any
-    """The SDK's client for the bucket's region."""
     region: str
-    url: str
-    """With a slash at its end."""
+    service: str
+    """What its requests are signed for."""
+    origin: str
+    """Such as https://host:9000."""
+    host: str
+    """As the Host header says it."""
+    path: str
+    """Where the bucket is on its host: `/name`, or empty."""
     ca_bundle: str | None
+    sent_checksums: SentChecksums = field(default_factory=SentChecksums)
+
+    @property
+    def etags_may_be_md5(self) -> bool:
+        """Directory buckets and Object Lambda make theirs otherwise."""
+        return self.service == "s3"
+
+    @classmethod
+    def at(cls, name: str, endpoint: BucketEndpoint, ca_bundle: str | None) -> Bucket:
+        """The bucket at its endpoint. Raises TransferIOError where that names no host."""
+        where = Endpoint.of(endpoint.url)
+        origin, _, path = endpoint.url.partition("://")[2].partition("/")
+        scheme = where.scheme
+        return cls(
+            name,
+            endpoint.region,
+            endpoint.service,
+            f"{scheme}://{origin}",
+            where.authority,
+            f"/{path}" if path else "",
+            ca_bundle,
+        )
 
 
 class Requests:
-    """Builds and signs requests."""
+    """Builds and signs requests; for all lanes."""
 
     def __init__(self, aws: AwsSession) -> None:
         self._aws = aws
         self._signer = Signer()
 
-    async def signed(
-        self, method: str, bucket: Bucket, key: str, query: Headers = (), headers: Headers = ()
+    def signed(
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str | None = None,
+        *,
+        query: Headers = (),
+        headers: Headers = (),
+        body: bytes | None = None,
+        silence_seconds: float | None = None,
     ) -> Request:
-        """One request about `key`. Raises as `AwsSession.credentials`."""
-        endpoint = urlsplit(bucket.url)
-        path = endpoint.path + encoded_path(key)
-        parameters = encoded_query(query)
-        keys = await self._aws.credentials()
+        """One request about `key`, else about the bucket itself. Raises as `AwsSession.credentials`."""
+        path = (bucket.path or "/") if key is None else f"{bucket.path}/{encoded_path(key)}"
+        parameters = encoded_query(query) if query else ""
+        keys = self._aws.credentials()
         if keys is not None:
-            host = Endpoint.of(bucket.url).authority
             headers = self._signer.sign(
                 method,
-                host,
+                bucket.host,
                 path,
                 parameters,
                 headers,
                 keys=keys,
                 region=bucket.region,
                 timestamp=time.time(),
+                service=bucket.service,
             )
-        url = f"{endpoint.scheme}://{endpoint.netloc}{path}{'?' if parameters else ''}{parameters}"
-        return Request(method, url, headers, bucket.ca_bundle)
+        question = f"?{parameters}" if parameters else ""
+        url = f"{bucket.origin}{path}{question}"
+        return Request(method, url, headers, bucket.ca_bundle, body, silence_seconds)
+
+
+def told_length(head: Answer) -> int | None:
+    """The Content-Length of an answer to a HEAD: how many bytes a GET would bring."""
+    told = head.header("Content-Length") or ""
+    return int(told) if told.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)
-class S3Reading:
-    """One GET, of a range or of the whole object."""
+class Place:
+    """A key in a bucket, or the bucket itself, and what is wanted of it."""
 
-    request: Request
+    requests: Requests
+    bucket: Bucket
+    key: str | None
     asked: Asked
-    found: StoredObject
-    start: int
-    length: int | None
-    """None: the object's size is not known."""
-    whole: bool
-    """Whether no range was asked for."""
+    payer: Headers
+    """Who pays, which every request says."""
 
-    def run(self, connections: Connections, target: FileSlice) -> None:
-        """See `Reading.run`."""
-        with connections.exchange(self.request) as answer:
-            if answer.status not in (200, 206):
-                raise explained(Refusal.of_answer(answer), self.asked)
-            self._check(answer)
-            answer.receive(target, self.length)
-
-    def _check(self, answer: Answer) -> None:
-        """Refuse an answer with other bytes than those that were asked for."""
-        etag = answer.header("ETag")
-        if etag is not None and self.found.etag and etag != self.found.etag:
-            raise changed(self.asked)
-        if not self.whole or answer.status == 206:
-            # rclone's server answers 200 to a range, with the right Content-Range; others ignore ranges.
-            span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
-            if span is None or int(span[1]) != self.start:
-                raise TransferIOError(
-                    f"{self.asked.url}: the server sent other bytes than the range asked for"
-                )
-            if span[3] not in ("*", str(self.found.size_bytes)):
-                raise changed(self.asked)
-        if None not in (answer.length, self.length) and answer.length != self.length:
-            raise TransferIOError(
-                f"{self.asked.url}: the server sends {answer.length} bytes where {self.length} were expected"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class S3Writing:
-    """One PUT, of a part or of a whole object."""
-
-    request: Request
-    asked: Asked
-    length: int
-
-    def run(self, connections: Connections, source: FileSlice) -> str:
-        """See `Writing.run`; the receipt is the ETag."""
-        with connections.exchange(self.request, source, self.length) as answer:
-            if answer.status not in (200, 201, 204):
-                raise explained(Refusal.of_answer(answer), self.asked)
-            etag = answer.header("ETag")
-            answer.excerpt()
-        if not etag:
-            raise TransientError(f"{self.asked.url}: the server gave no ETag for what was sent")
-        return etag
+    def ask(
+        self,
+        connections: Connections,
+        method: str,
+        *,
+        query: Headers = (),
+        headers: Headers = (),
+        body: bytes | None = None,
+        source: FileSlice | None = None,
+        silence_seconds: float | None = None,
+    ) -> AbstractContextManager[Answer]:
+        """One request about it. Raises as `Requests.signed` and `Connections.exchange`."""
+        request = self.requests.signed(
+            method,
+            self.bucket,
+            self.key,
+            query=query,
+            headers=(*headers, *self.payer),
+            body=body,
+            silence_seconds=silence_seconds,
+        )
+        return connections.exchange(request, source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import DamagedError, TransferIOError
-from taskrunner.storage.checksums import encoded, new_digest
+from taskrunner.storage.checksums import KnownDigest, encoded, new_digest
 
 if TYPE_CHECKING:
     from taskrunner.storage.checksums import Algorithm, Checksum, Digest
@@ -30,6 +30,8 @@ class FileSlice:
     """By `algorithm`; fed with every byte that is appended."""
     expected: Checksum | None = None
     """What `digest` is to come to, where that is known of this very stretch."""
+    cut_count: int = 0
+    """How often a connection was given up for being far slower than others."""
 
     @property
     def position(self) -> int:
@@ -79,6 +81,11 @@ class FileSlice:
                 f"{url} arrived damaged: its {self.expected.algorithm} is {encoded(value)}, "
                 f"expected {encoded(self.expected.value)}"
             )
+
+    def recall(self, value: bytes) -> None:
+        """All bytes are there already, and come to `value`."""
+        self.digest = KnownDigest(value)
+        self.done = self.length or 0
 
     def start_over(self) -> None:
         """Forget what was moved: the next byte is the first one again."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from taskrunner.errors import TransferIOError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -33,7 +35,8 @@ class StoredObject:
     ranged: bool
     """Whether parts of it can be read; if not, the one reading is from 0 to the end."""
     name: str = ""
-    """For listings: the path below the listed directory, `/`-separated, never absolute, never with `..`."""
+    """For listings: the path below the listed directory, `/`-separated; where `unfit` is empty, never absolute
+    and never with `..`."""
     version: str | None = None
     """The store's version id, which readings are pinned to beside the ETag."""
     location: str | None = None
@@ -42,6 +45,13 @@ class StoredObject:
     """What the whole object's bytes come to; None where the store does not say (listings never do)."""
     modified_seconds: float | None = None
     """When it was last changed, since the epoch; None where the store does not tell."""
+    unfit: str = ""
+    """For listings: why it can't be a file below a directory of ours; empty where it can."""
+
+    def require_fit(self) -> None:
+        """Raise TransferIOError where its name can't be a file's below a directory."""
+        if self.unfit:
+            raise TransferIOError(f"{self.url} {self.unfit}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A lane (a thread) owns one `Connections`. It sends a `Request`, gets an `Answer`, and has the body put at its
 place in a file: filled into one reusable buffer and written with `pwrite`, both with the interpreter lock
-released. The loop stops a lane by `abort`, which shuts its sockets down, so that a blocked call returns at once.
+released. The loop stops a lane by `abort`, or one exchange of it by `cut`: both shut its sockets down, so that a
+blocked call returns at once.
 
 Nothing here retries, but for one case that is no failure: a kept-alive connection that the server has closed
 meanwhile is replaced by a new one. A connection is kept only when its answer was read to the end.
@@ -10,7 +11,7 @@ meanwhile is replaced by a new one. A connection is kept only when its answer wa
 
 from __future__ import annotations
 
-import http.client
+import os
 import re
 import socket
 import ssl
@@ -20,8 +21,11 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TransferIOError, TransientError
-from taskrunner.storage.link import Link, Request, open_tunnel
+from taskrunner.errors import ConnectionCutError, TransferIOError, TransientError
+from taskrunner.storage.answers import Answer
+from taskrunner.storage.checksums import new_digest
+from taskrunner.storage.heads import AnswerError, NoAnswerError
+from taskrunner.storage.link import Link, Request, open_tunnel, path_of, unreadable
 from taskrunner.storage.network import (
     Endpoint,
     Network,
@@ -29,85 +33,27 @@ from taskrunner.storage.network import (
     refuse_metadata_address,
     resolved,
 )
+from taskrunner.storage.pace import Meter
+from taskrunner.storage.streams import Stream, set_patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from taskrunner.storage.checksums import Algorithm
+    from taskrunner.storage.heads import Head
     from taskrunner.storage.slices import FileSlice
 
 _SECONDS = re.compile("[0-9]{1,9}")
-_BUFFER_BYTES = 1024 * 1024
-_ERROR_BODY_BYTES = 64 * 1024
+_BUFFER_BYTES = 256 * 1024
 _KEPT_CONNECTIONS = 3
 
 __all__ = ["Answer", "Connections", "Request", "retry_after_seconds"]
 
 
-class Answer:
-    """The head of an answer, and its body for the asking."""
-
-    def __init__(self, response: http.client.HTTPResponse, buffer: memoryview, where: str) -> None:
-        self.status = response.status
-        self._response = response
-        self._buffer = buffer
-        self._where = where
-
-    def header(self, name: str) -> str | None:
-        """One header's value."""
-        return self._response.headers.get(name)
-
-    @property
-    def length(self) -> int | None:
-        """The body's length, where the server told it."""
-        return self._response.length
-
-    @property
-    def drained(self) -> bool:
-        """Whether the body was read to its end."""
-        return self._response.isclosed()
-
-    def receive(self, target: FileSlice, length: int | None) -> None:
-        """Append the body to `target`: exactly `length` bytes, or all there are to its proper end.
-
-        Raises:
-            TransientError: the body ended early; `target.done` bytes are in the file.
-            TransferIOError: the disk does not take the bytes.
-        """
-        left = self._response.length if length is None else length
-        while left is None or left > 0:
-            room = self._buffer if left is None or left >= len(self._buffer) else self._buffer[:left]
-            count = self._response.readinto(room)
-            if not count:
-                break
-            target.append(room[:count])
-            left = None if left is None else left - count
-        if left:
-            raise TransientError(f"{self._where} closed the connection {left} bytes before the end")
-        if not self.drained and self._has_more(all_told=length is not None):
-            raise TransferIOError(f"{self._where} sends more than the {length} bytes that were told")
-
-    def _has_more(self, *, all_told: bool) -> bool:
-        """Whether bytes follow: a chunked body has its end still to come, even when all its bytes are here.
-
-        Where it breaks off there, nothing is missing but that end, if the length was told: asking for the rest
-        would be asking for nothing.
-        """
-        with suppress(*((OSError, http.client.HTTPException) if all_told else ())):
-            return bool(self._response.read(1))
-        return False
-
-    def excerpt(self) -> bytes:
-        """The beginning of the body, for what it says about an error; empty where it can't be read."""
-        try:
-            return self._response.read(_ERROR_BODY_BYTES)
-        except (OSError, http.client.HTTPException):
-            return b""
-
-
 class Connections:
     """The connections of one lane: at most one per endpoint, a few kept alive.
 
-    All methods but `abort` and `aborted` are for the lane's own thread.
+    All methods but `abort`, `cut` and `aborted` are for the lane's own thread.
     """
 
     def __init__(self, network: Network) -> None:
@@ -116,15 +62,18 @@ class Connections:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._aborted = threading.Event()
+        self._cut = threading.Event()
         self._memory: memoryview | None = None
+        self._meter = None if network.pace is None else Meter(network.pace, self.pause)
 
     @contextmanager
-    def exchange(
-        self, request: Request, source: FileSlice | None = None, length: int = 0
-    ) -> Iterator[Answer]:
-        """Send `request` (with `length` bytes of `source` as its body) and give its answer, whatever status.
+    def exchange(self, request: Request, source: FileSlice | None = None) -> Iterator[Answer]:
+        """Send `request` and give its answer, whatever status.
+
+        The body is the whole of `source`, from its beginning; `source.done` counts what was sent.
 
         Raises:
+            ConnectionCutError: `cut` was called meanwhile.
             TransientError: the network failed, or `abort` was called.
             TransferIOError: the server's certificate is not trusted, or the file can't be read or written.
             AccessDeniedError: the host is a metadata service.
@@ -135,39 +84,39 @@ class Connections:
         link: Link | None = None
         kept = False
         try:
-            link, response = self._ask(endpoint, request, source, length)
-            answer = Answer(response, self._buffer(), where)
+            self._cut.clear()
+            link, head = self._ask(endpoint, request, source)
+            answer = Answer(head, link.stream, request.method, where)
             yield answer
-            self.raise_if_aborted()  # else a body without a length would seem to be whole
-            kept = answer.drained and not response.will_close and not link.spoiled
-        except (OSError, http.client.HTTPException) as error:
-            self.raise_if_aborted()
+            kept = answer.reusable and not link.spoiled
+        except (OSError, AnswerError) as error:
+            self._raise_if_stopped()
             raise network_error(error, where) from error
         except TransientError:
-            self.raise_if_aborted()
+            self._raise_if_stopped()
             raise
         finally:
             if link is not None:
                 self._keep(link) if kept else self._discard(link)
 
-    def _ask(
-        self, endpoint: Endpoint, request: Request, source: FileSlice | None, length: int
-    ) -> tuple[Link, http.client.HTTPResponse]:
+    def _ask(self, endpoint: Endpoint, request: Request, source: FileSlice | None) -> tuple[Link, Head]:
         self.raise_if_aborted()
         kept = self._kept.pop(endpoint, None)
-        if kept is not None:
+        if kept is not None and kept.stale:
+            self._discard(kept)
+        elif kept is not None:
             try:
-                return kept, kept.ask(request, source, length)
-            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return kept, kept.ask(request, source, self._buffer(), self._meter)
+            except (ConnectionError, NoAnswerError, ssl.SSLEOFError):
                 # The server closed it while it was idle; that is no failure, and is met once only.
                 self._discard(kept)
-                self.raise_if_aborted()
+                self._raise_if_stopped()
             except BaseException:
                 self._discard(kept)
                 raise
         link = self._connect(endpoint)
         try:
-            return link, link.ask(request, source, length)
+            return link, link.ask(request, source, self._buffer(), self._meter)
         except BaseException:
             self._discard(link)
             raise
@@ -176,32 +125,37 @@ class Connections:
         proxy = self._network.proxy_for(endpoint)
         if proxy:
             refuse_metadata_address(endpoint.host, endpoint.host)
-        through = Endpoint.of(proxy) if proxy else endpoint
-        sock = self._connected_socket(through)
+        sock = self._connected_socket(Endpoint.of(proxy) if proxy else endpoint)
         try:
-            if proxy and endpoint.scheme == "https":
-                open_tunnel(sock, endpoint, proxy)
             if endpoint.scheme == "https":
+                if proxy:
+                    open_tunnel(sock, self._stream(sock), endpoint, proxy)
                 sock = self._with_tls(sock, endpoint)
+            set_patience(sock, self._network.read_timeout_seconds)
         except BaseException:
             self._forget(sock)
             raise
-        sock.settimeout(self._network.read_timeout_seconds)
-        return Link(endpoint, sock, proxy)
+        return Link(endpoint, sock, self._stream(sock), proxy, self._network.read_timeout_seconds)
+
+    def _stream(self, sock: socket.socket) -> Stream:
+        return Stream(sock, self._buffer(), self._raise_if_stopped, self._meter)
 
     def _connected_socket(self, endpoint: Endpoint) -> socket.socket:
         failure: OSError | None = None
         for family, address in resolved(endpoint.host, endpoint.port):
             sock = socket.socket(family, socket.SOCK_STREAM)
-            self._remember(sock)
             try:
+                self._remember(sock)
                 sock.settimeout(self._network.connect_timeout_seconds)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.connect(address)
             except OSError as error:
                 self._forget(sock)
-                self.raise_if_aborted()
+                self._raise_if_stopped()
                 failure = error
+            except BaseException:
+                self._forget(sock)
+                raise
             else:
                 return sock
         raise failure or OSError(f"no address for {endpoint.host}")
@@ -209,11 +163,17 @@ class Connections:
     def _with_tls(self, sock: socket.socket, endpoint: Endpoint) -> ssl.SSLSocket:
         context = self._network.context_for(endpoint)
         with self._lock:
-            wrapped = context.wrap_socket(sock, server_hostname=endpoint.host, do_handshake_on_connect=False)
+            wrapped = context.wrap_socket(
+                sock,
+                server_hostname=endpoint.host,
+                do_handshake_on_connect=False,
+                # Whoever cuts a body short can't say so in TLS: an end that was not said is none.
+                suppress_ragged_eofs=False,
+            )
             self._open.discard(sock)
             self._open.add(wrapped)
         try:
-            self.raise_if_aborted()
+            self._raise_if_stopped()
             wrapped.do_handshake()
         except BaseException:
             self._forget(wrapped)
@@ -224,10 +184,22 @@ class Connections:
         """From any thread: make the running call fail at once, and every later one."""
         with self._lock:
             self._aborted.set()
-            for sock in self._open:
-                with suppress(OSError):
-                    # SSLSocket's own shutdown would take the TLS state away under the reader's feet.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            self._shut_down()
+
+    def cut(self) -> None:
+        """From any thread: make the running exchange fail with ConnectionCutError; later ones are not touched.
+
+        Between exchanges nothing fails: what was kept alive is replaced.
+        """
+        with self._lock:
+            self._cut.set()
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        for sock in self._open:
+            with suppress(OSError):
+                # SSLSocket's own shutdown would take the TLS state away under the reader's feet.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     @property
     def aborted(self) -> bool:
@@ -239,10 +211,36 @@ class Connections:
         if self._aborted.is_set():
             raise TransientError("the transfer was stopped")
 
+    def _raise_if_stopped(self) -> None:
+        self.raise_if_aborted()
+        if self._cut.is_set():
+            raise ConnectionCutError("the connection was given up, since others are faster")
+
     def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until `abort`. Raises TransientError then."""
         self._aborted.wait(seconds)
         self.raise_if_aborted()
+
+    def digest_of(self, source: FileSlice, algorithm: Algorithm) -> bytes:
+        """What all bytes of `source` come to, read from its file. Not while an answer is being read.
+
+        Raises TransferIOError where the file became shorter or can't be read, TransientError once aborted.
+        """
+        digest = new_digest(algorithm)
+        buffer = self._buffer()
+        position, left = source.offset, source.length or 0
+        while left:
+            self.raise_if_aborted()
+            try:
+                count = os.preadv(source.fd, [buffer[:left]], position)
+            except OSError as error:
+                raise unreadable(source, error) from error
+            if not count:
+                raise TransferIOError(f"{path_of(source)} became shorter while it was read")
+            digest.update(buffer[:count])
+            position += count
+            left -= count
+        return digest.digest()
 
     def close(self) -> None:
         """Close what is kept alive."""
@@ -261,11 +259,11 @@ class Connections:
             self._discard(self._kept.pop(next(iter(self._kept))))
 
     def _discard(self, link: Link) -> None:
-        link.close()
         self._forget(link.socket)
 
     def _remember(self, sock: socket.socket) -> None:
         with self._lock:
+            self._raise_if_stopped()
             self._open.add(sock)
 
     def _forget(self, sock: socket.socket) -> None:

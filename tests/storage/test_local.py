@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,25 @@ from taskrunner.errors import (
     TransientError,
     UsageError,
 )
-from taskrunner.storage.local import LocalStore
-from taskrunner.storage.network import Network
+from taskrunner.storage.checksums import Algorithm
+from taskrunner.storage.local import LocalStore, LocalUpload
 from taskrunner.storage.slices import FileSlice
-from taskrunner.storage.wire import Connections
-from tests.storage.moving import cut, put, read_whole, received
+from taskrunner.storage.store import Receipt
+from tests.storage.moving import (
+    abort,
+    begin,
+    check,
+    complete,
+    cut,
+    lane,
+    listed,
+    opened,
+    put,
+    read_whole,
+    received,
+    send,
+    stat,
+)
 
 
 @pytest.fixture
@@ -44,8 +59,8 @@ def secret(tmp_path: Path) -> Path:
     return path
 
 
-async def names(store: LocalStore, path: Path) -> list[str]:
-    return [found.name async for found in store.list_directory(str(path))]
+def names(store: LocalStore, path: Path) -> list[str]:
+    return [found.name for found in listed(store, str(path))]
 
 
 def entries(directory: Path) -> list[str]:
@@ -58,175 +73,161 @@ def entries(directory: Path) -> list[str]:
 @pytest.mark.parametrize(
     "url", ["{}/secret", "file://{}/secret", "{}/allowed/../secret", "{}/allowed-too", "/"]
 )
-async def test_nothing_outside_the_allowed_directories_is_reached(
+def test_nothing_outside_the_allowed_directories_is_reached(
     store: LocalStore, secret: Path, tmp_path: Path, url: str
 ) -> None:
     (tmp_path / "allowed-too").write_bytes(b"a look-alike")
     url = url.format(tmp_path)
 
     with pytest.raises(AccessDeniedError, match="--allow-dir"):
-        await store.check(url)
+        check(store, url)
     with pytest.raises(AccessDeniedError, match="--allow-dir"):
-        await store.stat(url)
+        stat(store, url)
     with pytest.raises(AccessDeniedError, match="--allow-dir"):
-        await store.begin_upload(url, cut(1, 1))
+        begin(store, url, cut(1, 1))
 
 
-async def test_nothing_is_allowed_unless_told(secret: Path) -> None:
+def test_nothing_is_allowed_unless_told(secret: Path) -> None:
     with pytest.raises(AccessDeniedError, match="--allow-dir"):
-        await LocalStore([]).stat(str(secret))
+        stat(LocalStore([]), str(secret))
 
 
-async def test_a_link_out_is_not_followed(
-    store: LocalStore, allowed: Path, secret: Path, tmp_path: Path
-) -> None:
+def test_a_link_out_is_not_followed(store: LocalStore, allowed: Path, secret: Path, tmp_path: Path) -> None:
     (allowed / "link").symlink_to(secret)
     (allowed / "up").symlink_to(tmp_path)
 
     for path in (allowed / "link", allowed / "up" / "secret"):
         with pytest.raises(AccessDeniedError):
-            await store.stat(str(path))
+            stat(store, str(path))
     with pytest.raises(AccessDeniedError):
-        await store.begin_upload(str(allowed / "up" / "new"), cut(1, 1))
+        begin(store, str(allowed / "up" / "new"), cut(1, 1))
     with pytest.raises(AccessDeniedError):
-        await names(store, allowed)
+        names(store, allowed)
 
 
-async def test_a_link_within_is_followed(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+def test_a_link_within_is_followed(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
     (allowed / "dir").mkdir()
     (allowed / "dir" / "file").write_bytes(b"content")
     (allowed / "link").symlink_to("dir/file")
     (allowed / "other").symlink_to(allowed / "dir")
 
-    found = await store.stat(str(allowed / "link"))
+    found = stat(store, str(allowed / "link"))
 
     assert found.location == str(allowed / "dir" / "file")
-    assert await read_whole(store, found, tmp_path) == b"content"
-    assert await names(store, allowed) == ["dir/file", "link", "other/file"]
+    assert read_whole(store, found, tmp_path) == b"content"
+    assert names(store, allowed) == ["dir/file", "link", "other/file"]
 
 
-async def test_an_allowed_directory_may_itself_be_a_link(allowed: Path, tmp_path: Path) -> None:
+def test_an_allowed_directory_may_itself_be_a_link(allowed: Path, tmp_path: Path) -> None:
     (allowed / "file").write_bytes(b"content")
     (tmp_path / "alias").symlink_to(allowed)
     store = LocalStore([tmp_path / "alias"])
 
-    assert (await store.stat(str(allowed / "file"))).size_bytes == 7
-    assert (await store.stat(str(tmp_path / "alias" / "file"))).size_bytes == 7
+    assert (stat(store, str(allowed / "file"))).size_bytes == 7
+    assert (stat(store, str(tmp_path / "alias" / "file"))).size_bytes == 7
 
 
-async def test_a_link_put_there_after_the_look_leads_nowhere(
+def test_a_link_put_there_after_the_look_leads_nowhere(
     store: LocalStore, allowed: Path, secret: Path, tmp_path: Path
 ) -> None:
     (allowed / "dir").mkdir()
     (allowed / "dir" / "secret").write_bytes(b"public")
-    found = await store.stat(str(allowed / "dir" / "secret"))
-    reading = await store.read(found, 0, 6)
+    found = stat(store, str(allowed / "dir" / "secret"))
     (allowed / "dir").rename(allowed / "was-dir")
     (allowed / "dir").symlink_to(tmp_path)
 
     with pytest.raises(AccessDeniedError):
-        await received(reading, tmp_path / "part")
+        received(store, found, tmp_path / "part", 0, 6)
 
 
-async def test_circles_of_links_end(store: LocalStore, allowed: Path) -> None:
+def test_circles_of_links_end(store: LocalStore, allowed: Path) -> None:
     (allowed / "dir").mkdir()
     (allowed / "dir" / "again").symlink_to(allowed / "dir")
     with pytest.raises(TransferIOError, match="link to a directory that it is in"):
-        await names(store, allowed)
+        names(store, allowed)
 
     (allowed / "a").symlink_to("b")
     (allowed / "b").symlink_to("a")
     with pytest.raises((InputMissingError, AccessDeniedError)):
-        await store.stat(str(allowed / "a"))
+        stat(store, str(allowed / "a"))
 
 
-async def test_only_files_are_read(store: LocalStore, allowed: Path) -> None:
+def test_only_files_are_read(store: LocalStore, allowed: Path) -> None:
     os.mkfifo(allowed / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(allowed / "socket"))
         for name in ("pipe", "socket"):
             with pytest.raises(TransferIOError, match="not a file"):
-                await store.stat(str(allowed / name))
+                stat(store, str(allowed / name))
     with pytest.raises(TransferIOError, match="not a file"):
-        await names(store, allowed)
+        names(store, allowed)
     with pytest.raises(InputMissingError, match="is a directory"):
-        await store.stat(str(allowed))
+        stat(store, str(allowed))
 
 
-async def test_a_directory_that_is_not_there_is_missing(store: LocalStore, allowed: Path) -> None:
+def test_a_directory_that_is_not_there_is_missing(store: LocalStore, allowed: Path) -> None:
     with pytest.raises(InputMissingError, match="nothing"):
-        await names(store, allowed / "nothing")
+        names(store, allowed / "nothing")
 
 
 @pytest.mark.parametrize("url", ["file://host/path", "/a\0b"])
-async def test_what_is_no_path_is_said_to_be_none(store: LocalStore, url: str) -> None:
+def test_what_is_no_path_is_said_to_be_none(store: LocalStore, url: str) -> None:
     with pytest.raises(UsageError):
-        await store.stat(url)
+        stat(store, url)
 
 
 # --- what is written
 
 
-async def test_missing_directories_are_made(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
-    await put(store, f"file://{allowed}/a/b/c", b"content", tmp_path)
+def test_missing_directories_are_made(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+    put(store, f"file://{allowed}/a/b/c", b"content", tmp_path)
 
     assert (allowed / "a" / "b" / "c").read_bytes() == b"content"
 
 
-async def test_new_files_have_the_customary_mode(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
-    await put(store, str(allowed / "new"), b"", tmp_path)
+def test_new_files_have_the_customary_mode(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+    put(store, str(allowed / "new"), b"", tmp_path)
     (tmp_path / "customary").touch()
 
     assert (allowed / "new").stat().st_mode == (tmp_path / "customary").stat().st_mode
 
 
-async def test_a_link_is_written_where_it_leads(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+def test_a_link_is_written_where_it_leads(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
     (allowed / "real").write_bytes(b"old")
     (allowed / "link").symlink_to("real")
 
-    await put(store, str(allowed / "link"), b"new", tmp_path)
+    put(store, str(allowed / "link"), b"new", tmp_path)
 
     assert (allowed / "real").read_bytes() == b"new"
     assert (allowed / "link").is_symlink()
 
 
 @pytest.mark.parametrize("name", ["", "/", "dir", "dir/", "new/"])
-async def test_a_directory_is_never_written_as_a_file(store: LocalStore, allowed: Path, name: str) -> None:
+def test_a_directory_is_never_written_as_a_file(store: LocalStore, allowed: Path, name: str) -> None:
     (allowed / "dir").mkdir()
 
     with pytest.raises(OutputFailedError, match="is a directory"):
-        await store.begin_upload(f"{allowed}/{name}" if name else str(allowed), cut(1, 1))
+        begin(store, f"{allowed}/{name}" if name else str(allowed), cut(1, 1))
 
 
-async def test_a_file_in_the_way_of_a_directory_is_told(store: LocalStore, allowed: Path) -> None:
+def test_a_file_in_the_way_of_a_directory_is_told(store: LocalStore, allowed: Path) -> None:
     (allowed / "file").touch()
 
     with pytest.raises(OutputFailedError, match="file/below can't be written"):
-        await store.begin_upload(f"{allowed}/file/below", cut(1, 1))
+        begin(store, f"{allowed}/file/below", cut(1, 1))
 
 
-async def test_a_file_whose_parts_are_not_all_there_is_not_shown(store: LocalStore, allowed: Path) -> None:
-    upload = await store.begin_upload(str(allowed / "file"), cut(10, 5))
+def test_a_file_whose_parts_are_not_all_there_is_not_shown(store: LocalStore, allowed: Path) -> None:
+    upload = begin(store, str(allowed / "file"), cut(10, 5))
 
     with pytest.raises(TransferIOError, match="wrote 0 bytes where 10"):
-        await upload.complete(["", ""])
-    await upload.abort()
+        complete(upload, [Receipt(""), Receipt("")])
+    abort(upload)
 
     assert entries(allowed) == []
 
 
-async def test_an_upload_cancelled_while_it_begins_leaves_nothing(store: LocalStore, allowed: Path) -> None:
-    beginning = asyncio.create_task(store.begin_upload(str(allowed / "file"), cut(10, 5)))
-    await asyncio.sleep(0)
-    beginning.cancel()
-
-    with pytest.raises(asyncio.CancelledError):
-        await beginning
-
-    assert entries(allowed) == []
-
-
-async def test_an_upload_cancelled_while_it_completes_is_whole_and_closed_once(
+def test_an_abort_waits_for_a_completion_and_takes_nothing_back(
     store: LocalStore, allowed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renaming, may_go_on = threading.Event(), threading.Event()
@@ -242,24 +243,86 @@ async def test_an_upload_cancelled_while_it_completes_is_whole_and_closed_once(
         closed.append(fd)
         close(fd)
 
-    upload = await store.begin_upload(str(allowed / "file"), cut(0, 5))
+    upload = begin(store, str(allowed / "file"), cut(0, 5))
+    assert isinstance(upload, LocalUpload)
     monkeypatch.setattr(Path, "rename", slow_rename)
     monkeypatch.setattr(os, "close", noting_close)
-    completing = asyncio.create_task(upload.complete([""]))
-    await asyncio.to_thread(renaming.wait)
-    completing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await completing
-    aborting = asyncio.create_task(upload.abort())
-    await asyncio.wait([aborting], timeout=0.2)  # as far as it gets
-    may_go_on.set()
-    await aborting
+    with ThreadPoolExecutor() as threads:
+        completing = threads.submit(complete, upload, [Receipt("")])
+        renaming.wait(60)
+        aborting = threads.submit(abort, upload)
+        may_go_on.set()
+        completing.result(60)
+        aborting.result(60)
 
     assert entries(allowed) == ["file"]
     assert closed.count(upload.fd) == 1
 
 
-async def test_files_are_copied_where_the_kernel_can_not(
+def test_an_abort_while_a_lane_writes_leaves_nothing_and_no_other_file_is_hit(
+    store: LocalStore, allowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"new" * 1000)
+    writing, may_go_on = threading.Event(), threading.Event()
+    copy = os.copy_file_range
+
+    def slow_copy(*args: int) -> int:
+        writing.set()
+        may_go_on.wait(60)
+        return copy(*args)
+
+    monkeypatch.setattr(os, "copy_file_range", slow_copy)
+    upload = begin(store, str(allowed / "file"), cut(3000, 3000))
+    with ThreadPoolExecutor() as threads:
+        sending = threads.submit(send, upload, cut(3000, 3000), tmp_path / "source")
+        writing.wait(60)
+        abort(upload)
+        # As many as could take the number of the file that is closed now.
+        bystanders = [os.open(tmp_path / f"{n}", os.O_RDWR | os.O_CREAT) for n in range(4)]
+        may_go_on.set()
+        sending.result(60)
+    for fd in bystanders:
+        os.close(fd)
+
+    assert entries(allowed) == []
+    assert [(tmp_path / f"{n}").read_bytes() for n in range(4)] == [b""] * 4
+    with pytest.raises(TransferIOError, match="has ended"):
+        send(upload, cut(3000, 3000), tmp_path / "source")
+    with pytest.raises(TransferIOError, match="has ended"):
+        complete(upload, [Receipt("")])
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_bytes_whose_checksum_is_wanted_are_seen(
+    store: LocalStore, allowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    """And those whose is not, never, where the kernel can copy."""
+    content = os.urandom(3 * 1024 * 1024 + 1)
+    (allowed / "file").write_bytes(content)
+    if kernel:
+        monkeypatch.setattr(os, "pread", None)
+    else:
+        monkeypatch.setattr(os, "copy_file_range", None)
+    found = stat(store, str(allowed / "file"))
+    with lane() as connections, opened(tmp_path / "target", os.O_RDWR | os.O_CREAT) as fd:
+        piece = FileSlice(fd, 1024, len(content) - 1024)
+        if not kernel:
+            piece.compute(Algorithm.SHA256)
+        store.read(connections, found, piece)
+
+    assert (tmp_path / "target").read_bytes()[1024:] == content[1024:]
+    if piece.digest is not None:
+        assert piece.digest.digest() == sha256(content[1024:]).digest()
+
+
+def test_the_date_of_a_file_is_told(store: LocalStore, allowed: Path) -> None:
+    (allowed / "file").touch()
+    os.utime(allowed / "file", (0, 1234.5))
+
+    assert stat(store, str(allowed / "file")).modified_seconds == 1234.5
+
+
+def test_files_are_copied_where_the_kernel_can_not(
     store: LocalStore, allowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unable(*_: object) -> int:
@@ -268,25 +331,34 @@ async def test_files_are_copied_where_the_kernel_can_not(
     monkeypatch.setattr(os, "copy_file_range", unable)
     content = os.urandom(20 * 1024 * 1024 + 1)
 
-    await put(store, str(allowed / "file"), content, tmp_path, 8 * 1024 * 1024)
+    put(store, str(allowed / "file"), content, tmp_path, 8 * 1024 * 1024)
 
-    found = await store.stat(str(allowed / "file"))
-    assert await read_whole(store, found, tmp_path) == content
+    found = stat(store, str(allowed / "file"))
+    assert read_whole(store, found, tmp_path) == content
 
 
-async def test_a_file_that_shrinks_is_an_error(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+def test_a_file_that_shrinks_is_an_error(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
     (allowed / "file").write_bytes(b"x" * 100)
-    found = await store.stat(str(allowed / "file"))
+    found = stat(store, str(allowed / "file"))
     (allowed / "file").write_bytes(b"x" * 50)
 
     with pytest.raises(TransferIOError, match="changed"):
-        await read_whole(store, found, tmp_path)
+        read_whole(store, found, tmp_path)
 
 
-async def test_a_stopped_lane_copies_no_further(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
+def test_a_stopped_lane_does_nothing_more(store: LocalStore, allowed: Path, tmp_path: Path) -> None:
     (allowed / "file").write_bytes(b"x" * 100)
-    reading = await store.read(await store.stat(str(allowed / "file")), 0, 100)
-    connections = Connections(Network())
-    connections.abort()
-    with (tmp_path / "target").open("wb") as target, pytest.raises(TransientError, match="stopped"):
-        reading.run(connections, FileSlice(target.fileno(), 0, 100))
+    found = stat(store, str(allowed / "file"))
+    with lane() as connections, opened(tmp_path / "target", os.O_RDWR | os.O_CREAT) as fd:
+        connections.abort()
+        for call in (
+            lambda: store.read(connections, found, FileSlice(fd, 0, 100)),
+            lambda: store.check(connections, found.url),
+            lambda: store.stat(connections, found.url),
+            lambda: list(store.list_directory(connections, str(allowed))),
+            lambda: store.begin_upload(connections, f"{allowed}/new", cut(1, 1)),
+        ):
+            with pytest.raises(TransientError, match="stopped"):
+                call()
+
+    assert (entries(allowed), (tmp_path / "target").read_bytes()) == (["file"], b"")

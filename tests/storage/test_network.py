@@ -1,9 +1,11 @@
-"""No task reaches the addresses that hand out this machine's credentials, however they are written."""
+"""Which addresses of a host are used; none that hands out this machine's credentials, however it is written."""
+
+import socket
 
 import pytest
 
 from taskrunner.errors import AccessDeniedError
-from taskrunner.storage.network import refuse_metadata_address
+from taskrunner.storage.network import refuse_metadata_address, resolved
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,31 @@ def test_every_spelling_of_a_metadata_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.1", "8.8.8.8", "2001:db8::1", "example.com"])
 def test_other_addresses_are_not(address: str) -> None:
     refuse_metadata_address(address, address)
+
+
+def found(*addresses: str) -> list[tuple[object, ...]]:
+    """What a resolver finds."""
+    families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+    return [
+        (family, socket.SOCK_STREAM, 6, "", (address, 443))
+        for family, address in zip(families, addresses, strict=True)
+    ]
+
+
+def test_lanes_spread_over_all_machines_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [f"2001:db8::{n}" for n in range(8)] + [f"192.0.2.{n}" for n in range(8)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found(*addresses))
+
+    orders = [[str(address[0]) for _, address in resolved("large.example", 443)] for _ in range(20)]
+
+    assert len({order[0] for order in orders}) > 1
+    for order in orders:
+        assert sorted(order) == sorted(addresses)
+        assert [":" in address for address in order] == [True] * 8 + [False] * 8  # as the resolver prefers
+
+
+def test_one_metadata_address_among_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found("192.0.2.1", "169.254.169.254"))
+
+    with pytest.raises(AccessDeniedError, match="large"):
+        resolved("large.example", 443)

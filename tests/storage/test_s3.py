@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,17 @@ from taskrunner.errors import (
     UsageError,
 )
 from taskrunner.settings import S3Settings, ServerSideEncryption
-from taskrunner.storage.network import Network
 from taskrunner.storage.s3 import S3Store
 from taskrunner.storage.store import StoredObject
 from tests.servers import S3Server, rclone_s3
-from tests.storage.moving import cut, put, read_whole, received
+from tests.storage.moving import begin, check, cut, listed, put, read_whole, received, stat
 
 PART_BYTES = 5 * 1024 * 1024
 
 
 @pytest.fixture
-async def aws() -> AsyncIterator[AwsSession]:
-    async with AwsSession() as session:
-        yield session
+def aws() -> AwsSession:
+    return AwsSession()
 
 
 @pytest.fixture
@@ -42,14 +39,14 @@ def bucket(moto: S3Server) -> str:
     return moto.make_bucket()
 
 
-async def names(store: S3Store, url: str) -> list[str]:
-    return [found.name async for found in store.list_directory(url)]
+def names(store: S3Store, url: str) -> list[str]:
+    return [found.name for found in listed(store, url)]
 
 
 # --- versions
 
 
-async def test_an_older_version_is_read_by_its_id(
+def test_an_older_version_is_read_by_its_id(
     moto: S3Server, bucket: str, store: S3Store, tmp_path: Path
 ) -> None:
     client = moto.client()
@@ -57,14 +54,14 @@ async def test_an_older_version_is_read_by_its_id(
     old = client.put_object(Bucket=bucket, Key="file", Body=b"old")["VersionId"]
     client.put_object(Bucket=bucket, Key="file", Body=b"newer")
 
-    found = await store.stat(f"s3://{bucket}/file?versionId={old}")
+    found = stat(store, f"s3://{bucket}/file?versionId={old}")
 
     assert (found.size_bytes, found.version) == (3, old)
-    assert await read_whole(store, found, tmp_path) == b"old"
-    assert await read_whole(store, await store.stat(f"s3://{bucket}/file"), tmp_path) == b"newer"
+    assert read_whole(store, found, tmp_path) == b"old"
+    assert read_whole(store, stat(store, f"s3://{bucket}/file"), tmp_path) == b"newer"
 
 
-async def test_a_deleted_object_is_missing_though_its_versions_are_there(
+def test_a_deleted_object_is_missing_though_its_versions_are_there(
     moto: S3Server, bucket: str, store: S3Store
 ) -> None:
     client = moto.client()
@@ -74,34 +71,34 @@ async def test_a_deleted_object_is_missing_though_its_versions_are_there(
 
     for url in (f"s3://{bucket}/file", f"s3://{bucket}/file?versionId={marker}"):
         with pytest.raises(InputMissingError, match="does not exist"):
-            await store.stat(url)
+            stat(store, url)
 
 
 # --- archives
 
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
-async def test_an_archived_object_is_to_be_restored_first(
+def test_an_archived_object_is_to_be_restored_first(
     moto: S3Server, bucket: str, store: S3Store, tmp_path: Path, storage_class: str
 ) -> None:
     moto.client().put_object(Bucket=bucket, Key="dir/file", Body=b"cold", StorageClass=storage_class)
 
     with pytest.raises(TransferIOError, match=r"archived.*aws s3api restore-object.*--key 'dir/file'"):
-        await store.stat(f"s3://{bucket}/dir/file")
+        stat(store, f"s3://{bucket}/dir/file")
 
-    (listed,) = [found async for found in store.list_directory(f"s3://{bucket}/dir")]
+    (found,) = listed(store, f"s3://{bucket}/dir")
     with pytest.raises(TransferIOError, match="archived"):
-        await read_whole(store, listed, tmp_path)
+        read_whole(store, found, tmp_path)
 
 
-async def test_a_restored_object_is_read(moto: S3Server, bucket: str, store: S3Store, tmp_path: Path) -> None:
+def test_a_restored_object_is_read(moto: S3Server, bucket: str, store: S3Store, tmp_path: Path) -> None:
     client = moto.client()
     client.put_object(Bucket=bucket, Key="file", Body=b"warm", StorageClass="GLACIER")
     client.restore_object(Bucket=bucket, Key="file", RestoreRequest={"Days": 1})
 
-    found = await store.stat(f"s3://{bucket}/file")
+    found = stat(store, f"s3://{bucket}/file")
 
-    assert await read_whole(store, found, tmp_path) == b"warm"
+    assert read_whole(store, found, tmp_path) == b"warm"
 
 
 # --- how objects are stored
@@ -119,7 +116,7 @@ async def test_a_restored_object_is_read(moto: S3Server, bucket: str, store: S3S
         ),
     ],
 )
-async def test_objects_are_encrypted_as_told(
+def test_objects_are_encrypted_as_told(
     *,
     moto: S3Server,
     bucket: str,
@@ -131,7 +128,7 @@ async def test_objects_are_encrypted_as_told(
 ) -> None:
     store = S3Store(aws, settings)
 
-    await put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
+    put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
 
     head = moto.client().head_object(Bucket=bucket, Key="file")
     told = {name: head[name] for name in ("ServerSideEncryption", "SSEKMSKeyId") if name in head}
@@ -140,33 +137,33 @@ async def test_objects_are_encrypted_as_told(
 
 
 @pytest.mark.parametrize("size_bytes", [10, PART_BYTES + 1])
-async def test_an_acl_is_put_on_new_objects(
+def test_an_acl_is_put_on_new_objects(
     moto: S3Server, bucket: str, aws: AwsSession, tmp_path: Path, size_bytes: int
 ) -> None:
     store = S3Store(aws, S3Settings(acl="public-read"))
 
-    await put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
+    put(store, f"s3://{bucket}/file", os.urandom(size_bytes), tmp_path, PART_BYTES)
 
     grants = moto.client().get_object_acl(Bucket=bucket, Key="file")["Grants"]
     assert {grant["Permission"] for grant in grants if "URI" in grant["Grantee"]} == {"READ"}
 
 
 @pytest.mark.parametrize("key", ["a//b", "../up", "a/./b", "a/../../b", "/lead", "trail/", "%2e%2e/x"])
-async def test_keys_that_no_path_can_be_are_found_one_by_one(
+def test_keys_that_no_path_can_be_are_found_one_by_one(
     moto: S3Server, bucket: str, store: S3Store, tmp_path: Path, key: str
 ) -> None:
-    await put(store, f"s3://{bucket}/{key}", b"content", tmp_path)
+    put(store, f"s3://{bucket}/{key}", b"content", tmp_path)
 
-    found = await store.stat(f"s3://{bucket}/{key}")
+    found = stat(store, f"s3://{bucket}/{key}")
 
     assert moto.client().get_object(Bucket=bucket, Key=key)["Body"].read() == b"content"
-    assert await read_whole(store, found, tmp_path) == b"content"
+    assert read_whole(store, found, tmp_path) == b"content"
 
 
 # --- listings
 
 
-async def test_a_listing_goes_on_over_pages(s3: S3Server, store: S3Store) -> None:
+def test_a_listing_goes_on_over_pages(s3: S3Server, store: S3Store) -> None:
     bucket = s3.make_bucket()
     assert s3.root is not None
     directory = s3.root / bucket / "many"
@@ -174,106 +171,124 @@ async def test_a_listing_goes_on_over_pages(s3: S3Server, store: S3Store) -> Non
     for number in range(1005):
         (directory / f"{number:04}").touch()
 
-    assert await names(store, f"s3://{bucket}/many") == [f"{number:04}" for number in range(1005)]
+    assert names(store, f"s3://{bucket}/many") == [f"{number:04}" for number in range(1005)]
 
 
-async def test_a_whole_bucket_is_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
+def test_a_whole_bucket_is_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
     for key in ("a", "b/c"):
         moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
 
-    assert await names(store, f"s3://{bucket}") == ["a", "b/c"]
-    assert await names(store, f"s3://{bucket}/") == ["a", "b/c"]
+    assert names(store, f"s3://{bucket}") == ["a", "b/c"]
+    assert names(store, f"s3://{bucket}/") == ["a", "b/c"]
 
 
-async def test_marks_of_empty_directories_are_no_files(moto: S3Server, bucket: str, store: S3Store) -> None:
+def test_marks_of_empty_directories_are_no_files(moto: S3Server, bucket: str, store: S3Store) -> None:
     for key in ("dir/", "dir/sub/", "dir/file"):
         moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
 
-    assert await names(store, f"s3://{bucket}/dir") == ["file"]
+    assert names(store, f"s3://{bucket}/dir") == ["file"]
 
 
-async def test_an_empty_listing_is_no_error(bucket: str, store: S3Store) -> None:
-    assert await names(store, f"s3://{bucket}/nothing") == []
+def test_an_empty_listing_is_no_error(bucket: str, store: S3Store) -> None:
+    assert names(store, f"s3://{bucket}/nothing") == []
+
+
+def require_all_fit(store: S3Store, url: str) -> None:
+    for found in listed(store, url):
+        found.require_fit()
 
 
 @pytest.mark.parametrize("key", ["../up", "a/../../up", "./a", "a//b", "/lead", "x" * 256, "é" * 128])
-async def test_keys_that_would_leave_the_directory_are_refused(
+def test_keys_that_would_leave_the_directory_are_listed_as_unfit_for_files(
     moto: S3Server, bucket: str, store: S3Store, key: str
 ) -> None:
     moto.client().put_object(Bucket=bucket, Key=f"dir/{key}", Body=b"")
 
     with pytest.raises(TransferIOError, match="can't be a file below a directory"):
-        await names(store, f"s3://{bucket}/dir")
+        require_all_fit(store, f"s3://{bucket}/dir")
 
 
-async def test_a_name_is_never_a_file_and_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
+def test_a_name_is_never_a_file_and_a_directory(moto: S3Server, bucket: str, store: S3Store) -> None:
     for key in ("dir/a", "dir/a.txt", "dir/a/b"):
         moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
 
-    with pytest.raises(TransferIOError, match=r"dir/a/b and s3://.*dir/a can't both be there"):
-        await names(store, f"s3://{bucket}/dir")
+    with pytest.raises(TransferIOError, match=r"dir/a/b and a can't both be there"):
+        require_all_fit(store, f"s3://{bucket}/dir")
 
 
 # --- buckets, keys, endpoints
 
 
 @pytest.mark.parametrize("server", ["s3", "moto"])
-async def test_a_missing_bucket_is_told_from_a_missing_key(
+def test_a_missing_bucket_is_told_from_a_missing_key(
     request: pytest.FixtureRequest, store: S3Store, server: str
 ) -> None:
     request.getfixturevalue(server)
 
-    for asking in (store.check, store.stat, lambda url: names(store, url)):
+    for asking in (check, stat, listed):
         with pytest.raises(InputMissingError, match="there is no bucket nowhere-to-be-found"):
-            await asking("s3://nowhere-to-be-found/key")
+            asking(store, "s3://nowhere-to-be-found/key")
     with pytest.raises(OutputFailedError, match="there is no bucket nowhere-to-be-found"):
-        await store.begin_upload("s3://nowhere-to-be-found/key", cut(1, 1))
+        begin(store, "s3://nowhere-to-be-found/key", cut(1, 1))
 
 
-async def test_a_bucket_made_meanwhile_is_found(s3: S3Server, store: S3Store, tmp_path: Path) -> None:
+def test_a_bucket_made_meanwhile_is_found(s3: S3Server, store: S3Store, tmp_path: Path) -> None:
     bucket = f"late-{tmp_path.name.replace('_', '-')[-20:]}"
     with pytest.raises(InputMissingError):
-        await store.check(f"s3://{bucket}/x")
+        check(store, f"s3://{bucket}/x")
 
     s3.client().create_bucket(Bucket=bucket)
 
-    await store.check(f"s3://{bucket}/x")
+    check(store, f"s3://{bucket}/x")
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///key"])
-async def test_a_url_without_a_bucket_is_none(store: S3Store, url: str) -> None:
+def test_a_url_without_a_bucket_is_none(store: S3Store, url: str) -> None:
     with pytest.raises(UsageError, match="expected s3://BUCKET/KEY"):
-        await store.stat(url)
+        stat(store, url)
 
 
-async def test_a_bucket_itself_can_not_be_written(bucket: str, store: S3Store) -> None:
+@pytest.mark.parametrize("name", ["..", ".", "a b", "a%2f", "a?b", "a#b", "ü", "x" * 256, "arn:a?b"])
+def test_no_bucket_has_a_name_that_leads_elsewhere(store: S3Store, name: str) -> None:
+    for asking in (check, stat, listed):
+        with pytest.raises(UsageError, match="no bucket can have that name"):
+            asking(store, f"s3://{name}/key")
+
+
+def test_a_bucket_itself_is_no_file(bucket: str, store: S3Store) -> None:
+    for url in (f"s3://{bucket}", f"s3://{bucket}/"):
+        with pytest.raises(UsageError, match="is a bucket, not a file"):
+            stat(store, url)
+
+
+def test_a_bucket_itself_can_not_be_written(bucket: str, store: S3Store) -> None:
     with pytest.raises(OutputFailedError, match="expected s3://BUCKET/KEY"):
-        await store.begin_upload(f"s3://{bucket}/", cut(1, 1))
+        begin(store, f"s3://{bucket}/", cut(1, 1))
 
 
-async def test_a_wrong_secret_is_said_to_be_wrong(
+def test_a_wrong_secret_is_said_to_be_wrong(
     s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bucket = s3.make_bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
 
     with pytest.raises(AccessDeniedError, match="secret key does not fit"):
-        await store.stat(f"s3://{bucket}/file")
+        stat(store, f"s3://{bucket}/file")
     with pytest.raises(AccessDeniedError, match="secret key does not fit"):
-        await put(store, f"s3://{bucket}/file", b"", tmp_path)
+        put(store, f"s3://{bucket}/file", b"", tmp_path)
 
 
-async def test_no_credentials_are_said_to_be_none(
+def test_no_credentials_are_said_to_be_none(
     s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
     with pytest.raises(AccessDeniedError, match=r"no AWS credentials.*AWS_PROFILE"):
-        await store.stat("s3://bucket/file")
+        stat(store, "s3://bucket/file")
 
 
-async def test_region_endpoint_and_keys_come_from_a_profile(
+def test_region_endpoint_and_keys_come_from_a_profile(
     s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bucket = s3.make_bucket()
@@ -287,23 +302,23 @@ async def test_region_endpoint_and_keys_come_from_a_profile(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_PROFILE", "other")
 
-    await put(store, f"s3://{bucket}/file", b"content", tmp_path)
+    put(store, f"s3://{bucket}/file", b"content", tmp_path)
 
-    found = await store.stat(f"s3://{bucket}/file")
-    assert await read_whole(store, found, tmp_path) == b"content"
+    found = stat(store, f"s3://{bucket}/file")
+    assert read_whole(store, found, tmp_path) == b"content"
 
 
-async def test_a_profile_nobody_wrote_is_named(
+def test_a_profile_nobody_wrote_is_named(
     s3: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "unwritten")
 
     with pytest.raises(UsageError, match="unwritten"):
-        await store.stat("s3://bucket/file")
+        stat(store, "s3://bucket/file")
 
 
 @pytest.mark.parametrize("through", ["environment", "profile"])
-async def test_an_endpoint_with_a_certificate_of_its_own_is_trusted_by_ca_bundle(
+def test_an_endpoint_with_a_certificate_of_its_own_is_trusted_by_ca_bundle(
     certificate: tuple[Path, Path],
     tmp_path: Path,
     aws: AwsSession,
@@ -320,17 +335,28 @@ async def test_an_endpoint_with_a_certificate_of_its_own_is_trusted_by_ca_bundle
         else:
             monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
         store = S3Store(aws, S3Settings())
-        stored = await put(store, "s3://bucket/file", b"content" * 1000, tmp_path)
-        reading = await store.read(StoredObject(stored.url, 7000, stored.etag, ranged=True), 7, 7)
+        stored = put(store, "s3://bucket/file", b"content" * 1000, tmp_path)
+        found = StoredObject(stored.url, 7000, stored.etag, ranged=True)
 
-        assert await received(reading, tmp_path / "part", Network()) == b"content"
+        assert received(store, found, tmp_path / "part", 7, 7) == b"content"
 
 
-async def test_an_endpoint_nobody_trusts_is_refused(
+def test_a_ca_bundle_that_can_not_be_read_is_named(
+    certificate: tuple[Path, Path], tmp_path: Path, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rclone_s3(tmp_path, certificate) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/ca.pem")
+        with pytest.raises(UsageError, match=r"CA bundle /nonexistent/ca.pem .*AWS_CA_BUNDLE names it"):
+            check(store, "s3://bucket/file")
+
+
+def test_an_endpoint_nobody_trusts_is_refused(
     certificate: tuple[Path, Path], tmp_path: Path, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rclone_s3(tmp_path, certificate) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         with pytest.raises(TransferIOError, match="AWS_CA_BUNDLE"):
-            await store.check("s3://bucket/file")
+            check(store, "s3://bucket/file")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import md5
 from pathlib import Path
@@ -17,15 +17,28 @@ from taskrunner.errors import (
     InputMissingError,
     OutputFailedError,
     TaskrunnerError,
+    ThrottledError,
     TransferIOError,
     TransientError,
     UsageError,
 )
 from taskrunner.settings import S3Settings
 from taskrunner.storage.s3 import S3Store
-from taskrunner.storage.store import StoredObject, Upload
-from tests.servers import S3Server, web_server
-from tests.storage.moving import cut, put, read_whole, received, send
+from taskrunner.storage.store import Receipt, StoredObject, Upload
+from tests.servers import S3Server
+from tests.storage.moving import (
+    begin,
+    check,
+    complete,
+    cut,
+    listed,
+    put,
+    read_whole,
+    received,
+    send,
+    stat,
+    web_place,
+)
 
 PART_BYTES = 5  # this server does not mind
 
@@ -42,6 +55,7 @@ class FakeS3:
     status: int = 200
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    status_of_head: int | None = None
     bucket_status: int = 200
     bucket_headers: dict[str, str] = field(default_factory=dict)
     home_region: str | None = None
@@ -57,22 +71,22 @@ class FakeS3:
             return web.Response(status=301, text=xml("PermanentRedirect"), headers=headers)
         if request.path.strip("/").count("/") == 0 and request.method == "HEAD":
             return web.Response(status=self.bucket_status, headers=self.bucket_headers)
-        return web.Response(status=self.status, text=self.body, headers=self.headers)
+        status = self.status_of_head if request.method == "HEAD" and self.status_of_head else self.status
+        return web.Response(status=status, text=self.body, headers=self.headers)
 
 
 @pytest.fixture
-async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeS3]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     fake = FakeS3()
-    async with web_server({"/{any:.*}": fake.handle}) as url:
+    with web_place({"/{any:.*}": fake.handle}) as url:
         for name, value in S3Server(url).environment().items():
             monkeypatch.setenv(name, value)
         yield fake
 
 
 @pytest.fixture
-async def aws() -> AsyncIterator[AwsSession]:
-    async with AwsSession() as session:
-        yield session
+def aws() -> AwsSession:
+    return AwsSession()
 
 
 @pytest.fixture
@@ -107,7 +121,7 @@ READ_REFUSALS: list[tuple[int, str, type[TaskrunnerError], str]] = [
 
 
 @pytest.mark.parametrize(("status", "code", "error", "sentence"), READ_REFUSALS)
-async def test_every_refusal_to_read_has_its_own_sentence(
+def test_every_refusal_to_read_has_its_own_sentence(
     *,
     fake: FakeS3,
     store: S3Store,
@@ -120,7 +134,7 @@ async def test_every_refusal_to_read_has_its_own_sentence(
     fake.status, fake.body = status, xml(code, Region="eu-north-1")
 
     with pytest.raises(error, match=sentence):
-        await read_whole(store, FOUND, tmp_path)
+        read_whole(store, FOUND, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +145,14 @@ async def test_every_refusal_to_read_has_its_own_sentence(
         if row[1] not in ("NoSuchBucket", "NoSuchVersion") and row[0] not in (301, 307)
     ],
 )
-async def test_looking_gives_the_same_sentence_though_head_has_no_words(
+def test_looking_gives_the_same_sentence_though_head_has_no_words(
     *, fake: FakeS3, store: S3Store, status: int, code: str, error: type[TaskrunnerError], sentence: str
 ) -> None:
     fake.status, fake.body = status, xml(code, Region="eu-north-1")
     fake.headers = {"x-amz-bucket-region": "eu-north-1"} if error is UsageError else {}
 
     with pytest.raises(error, match=sentence if error is not UsageError else "eu-north-1"):
-        await store.stat("s3://bucket/key")
+        stat(store, "s3://bucket/key")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +169,7 @@ async def test_looking_gives_the_same_sentence_though_head_has_no_words(
     ],
 )
 @pytest.mark.parametrize("size_bytes", [5, PART_BYTES + 1])
-async def test_every_refusal_to_write_has_its_own_sentence(
+def test_every_refusal_to_write_has_its_own_sentence(
     *,
     fake: FakeS3,
     store: S3Store,
@@ -169,26 +183,67 @@ async def test_every_refusal_to_write_has_its_own_sentence(
     fake.status, fake.body = status, xml(code)
 
     with pytest.raises(error, match=sentence):
-        await put(store, "s3://bucket/key", b"x" * size_bytes, tmp_path, PART_BYTES)
+        put(store, "s3://bucket/key", b"x" * size_bytes, tmp_path, PART_BYTES)
 
 
-async def test_a_refused_listing_names_the_permission(fake: FakeS3, store: S3Store) -> None:
+def test_a_refused_listing_names_the_permission(fake: FakeS3, store: S3Store) -> None:
     fake.status, fake.body = 403, xml("AccessDenied")
 
     with pytest.raises(AccessDeniedError, match="lack s3:ListBucket; S3 said"):
-        async for _ in store.list_directory("s3://bucket/dir"):
-            pass
+        listed(store, "s3://bucket/dir")
 
 
-async def test_s3_says_when_to_come_back(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+def test_s3_says_when_to_come_back(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
     fake.status, fake.body, fake.headers = 503, xml("SlowDown"), {"Retry-After": "3"}
 
     with pytest.raises(TransientError) as reading:
-        await read_whole(store, FOUND, tmp_path)
+        read_whole(store, FOUND, tmp_path)
     with pytest.raises(TransientError) as looking:
-        await store.stat("s3://bucket/key")
+        stat(store, "s3://bucket/key")
 
     assert (reading.value.retry_after_seconds, looking.value.retry_after_seconds) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "throttled"),
+    [
+        (503, "SlowDown", True),
+        (400, "Throttling", True),
+        (400, "RequestThrottled", True),
+        (429, "TooManyRequestsException", True),
+        (503, "", True),
+        (503, "ServiceUnavailable", False),
+        (500, "InternalError", False),
+        (400, "RequestTimeout", False),
+    ],
+)
+def test_fewer_requests_are_sent_to_who_asks_for_fewer(
+    *, fake: FakeS3, store: S3Store, tmp_path: Path, status: int, code: str, throttled: bool
+) -> None:
+    fake.status, fake.body = status, xml(code) if code else ""
+
+    with pytest.raises(TransientError) as reading:
+        read_whole(store, FOUND, tmp_path)
+    with pytest.raises(TransientError) as writing:
+        put(store, "s3://bucket/key", b"x", tmp_path)
+
+    assert isinstance(reading.value, ThrottledError) is throttled
+    assert isinstance(writing.value, ThrottledError) is throttled
+
+
+def test_looking_is_throttled_by_a_number_alone(fake: FakeS3, store: S3Store) -> None:
+    fake.status = 503
+
+    with pytest.raises(ThrottledError):
+        stat(store, "s3://bucket/key")
+
+
+def test_what_may_be_read_and_not_looked_at_is_told_by_the_number(fake: FakeS3, store: S3Store) -> None:
+    """A HEAD with checksums may need rights that a plain GET of a byte does not."""
+    fake.status_of_head, fake.status = 403, 206
+
+    with pytest.raises(AccessDeniedError, match="S3 said: 403"):
+        stat(store, "s3://bucket/key")
 
 
 # --- answers that are not what was asked for
@@ -201,84 +256,145 @@ async def test_s3_says_when_to_come_back(fake: FakeS3, store: S3Store, tmp_path:
         ({"ETag": '"etag"'}, "sends 9 bytes where 5"),
     ],
 )
-async def test_other_bytes_than_those_found_are_refused(
+def test_other_bytes_than_those_found_are_refused(
     fake: FakeS3, store: S3Store, tmp_path: Path, headers: dict[str, str], sentence: str
 ) -> None:
     fake.body, fake.headers = "nine byte", headers
 
     with pytest.raises(TransferIOError, match=sentence):
-        await read_whole(store, FOUND, tmp_path)
+        read_whole(store, FOUND, tmp_path)
 
 
 @pytest.mark.parametrize("span", [None, "bytes 0-1/5", "bytes 1-2/6"])
-async def test_another_range_than_asked_for_is_refused(
+def test_another_range_than_asked_for_is_refused(
     fake: FakeS3, store: S3Store, tmp_path: Path, span: str | None
 ) -> None:
     fake.status, fake.body, fake.headers = 206, "ab", {"Content-Range": span} if span else {}
-    reading = await store.read(FOUND, 1, 2)
 
     with pytest.raises(TransferIOError, match=r"other bytes than the range|changed"):
-        await received(reading, tmp_path / "part")
+        received(store, FOUND, tmp_path / "part", 1, 2)
+
+
+# --- listings that are not what they should be
+
+
+def listing(*keys: str, more: str = "", encoding: str = "url") -> str:
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag><LastModified>soon</LastModified></Contents>"
+        for key in keys
+    )
+    return f"<ListBucketResult><EncodingType>{encoding}</EncodingType>{more}{entries}</ListBucketResult>"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("url", "a b c+d\x01é"), ("", "a+b%20c%2Bd%01%C3%A9"), ("URL", "a+b%20c%2Bd%01%C3%A9")],
+)
+def test_names_are_decoded_only_where_the_listing_says_that_they_are_encoded(
+    fake: FakeS3, store: S3Store, encoding: str, name: str
+) -> None:
+    fake.body = listing("dir/a+b%20c%2Bd%01%C3%A9", encoding=encoding)
+
+    (found,) = listed(store, "s3://bucket/dir")
+
+    assert (found.name, found.url) == (name, f"s3://bucket/dir/{name}")
+    assert (found.etag, found.modified_seconds) == ('"e"', None)
+    assert fake.requests[-1].query["encoding-type"] == "url"
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        (listing("dir/a", more="<IsTruncated>true</IsTruncated>"), TransferIOError, "breaks its listing off"),
+        (
+            listing(
+                "dir/a",
+                more="<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>",
+            ),
+            TransferIOError,
+            "does not come to an end",
+        ),
+        ("<R><Contents><Key>dir/a</Key></Contents></R>", TransientError, "without its key or its size"),
+        (listing("dir/a").replace("<Size>1<", "<Size>?<"), TransientError, "without its key or its size"),
+        ("<ListBucketResult>", TransientError, "no document"),
+        ("", TransientError, "no document"),
+        (
+            "<!DOCTYPE x [<!ENTITY a 'dir/a'>]><ListBucketResult>&a;</ListBucketResult>",
+            TransientError,
+            "document type",
+        ),
+    ],
+)
+def test_a_listing_that_can_not_be_believed_is_no_listing(
+    fake: FakeS3, store: S3Store, body: str, error: type[TaskrunnerError], sentence: str
+) -> None:
+    fake.body = body
+
+    with pytest.raises(error, match=sentence):
+        listed(store, "s3://bucket/dir")
 
 
 # --- regions and rights of a bucket
 
 
-async def test_a_wrong_region_mends_itself(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+def test_a_wrong_region_mends_itself(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
     fake.home_region, fake.bucket_headers = "eu-west-1", {"x-amz-bucket-region": "eu-west-1"}
     fake.body, fake.headers = "hello", {"ETag": '"etag"'}
 
-    assert await read_whole(store, FOUND, tmp_path) == b"hello"
+    assert read_whole(store, FOUND, tmp_path) == b"hello"
 
     assert "/eu-west-1/s3/aws4_request" in fake.requests[-1].headers["Authorization"]
 
 
-async def test_a_bucket_is_asked_for_once(fake: FakeS3, store: S3Store) -> None:
-    async with asyncio.TaskGroup() as group:
-        for number in range(20):
-            group.create_task(store.check(f"s3://bucket/key-{number}"))
+def test_a_region_that_is_none_is_not_followed(fake: FakeS3, store: S3Store) -> None:
+    fake.bucket_status, fake.bucket_headers = 301, {"x-amz-bucket-region": "evil.example/?"}
+
+    with pytest.raises(UsageError, match="evil"):
+        check(store, "s3://bucket/key")
+
+
+def test_a_bucket_is_asked_for_once(fake: FakeS3, store: S3Store) -> None:
+    with ThreadPoolExecutor(20) as lanes:
+        list(lanes.map(lambda number: check(store, f"s3://bucket/key-{number}"), range(20)))
 
     assert len(fake.requests) == 1
 
 
-async def test_a_role_that_may_not_ask_for_the_bucket_may_read(
+def test_a_role_that_may_not_ask_for_the_bucket_may_read(
     fake: FakeS3, store: S3Store, tmp_path: Path
 ) -> None:
     fake.bucket_status, fake.body = 403, "hello"
 
-    assert await read_whole(store, FOUND, tmp_path) == b"hello"
+    assert read_whole(store, FOUND, tmp_path) == b"hello"
 
 
-async def test_a_bucket_that_can_not_be_asked_for_now_is_asked_for_again(
-    fake: FakeS3, store: S3Store
-) -> None:
+def test_a_bucket_that_can_not_be_asked_for_now_is_asked_for_again(fake: FakeS3, store: S3Store) -> None:
     fake.bucket_status = 503
     with pytest.raises(TransientError):
-        await store.check("s3://bucket/key")
+        check(store, "s3://bucket/key")
 
     fake.bucket_status = 200
-    await store.check("s3://bucket/key")
+    check(store, "s3://bucket/key")
 
 
-async def test_unsigned_requests_have_no_signature(fake: FakeS3, tmp_path: Path) -> None:
+def test_unsigned_requests_have_no_signature(fake: FakeS3, tmp_path: Path) -> None:
     fake.body = "hello"
-    async with AwsSession(unsigned=True) as aws:
-        store = S3Store(aws, S3Settings(unsigned=True))
-        assert await read_whole(store, FOUND, tmp_path) == b"hello"
-        fake.status, fake.body = 403, xml("AccessDenied")
-        with pytest.raises(AccessDeniedError, match="not public"):
-            await store.stat("s3://bucket/key")
+    store = S3Store(AwsSession(unsigned=True), S3Settings(unsigned=True))
+    assert read_whole(store, FOUND, tmp_path) == b"hello"
+    fake.status, fake.body = 403, xml("AccessDenied")
+    with pytest.raises(AccessDeniedError, match="not public"):
+        stat(store, "s3://bucket/key")
 
     assert all("Authorization" not in request.headers for request in fake.requests)
 
 
-async def test_who_pays_is_told_on_every_request(fake: FakeS3, aws: AwsSession, tmp_path: Path) -> None:
+def test_who_pays_is_told_on_every_request(fake: FakeS3, aws: AwsSession, tmp_path: Path) -> None:
     store = S3Store(aws, S3Settings(requester_pays=True))
     fake.body = "hello"
-    await read_whole(store, FOUND, tmp_path)
-    await store.stat("s3://bucket/key")
+    read_whole(store, FOUND, tmp_path)
+    stat(store, "s3://bucket/key")
     fake.headers, fake.body = {"ETag": '"e"'}, ""
-    await put(store, "s3://bucket/key", b"x", tmp_path)
+    put(store, "s3://bucket/key", b"x", tmp_path)
 
     about_keys = [request for request in fake.requests if request.path == "/bucket/key"]
     assert [request.method for request in about_keys] == ["GET", "HEAD", "PUT"]
@@ -287,20 +403,20 @@ async def test_who_pays_is_told_on_every_request(fake: FakeS3, aws: AwsSession, 
         assert "x-amz-request-payer" in request.headers["Authorization"]
 
 
-async def test_a_session_token_is_sent_and_signed(
+def test_a_session_token_is_sent_and_signed(
     fake: FakeS3, store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     fake.body = "hello"
-    await read_whole(store, FOUND, tmp_path)
+    read_whole(store, FOUND, tmp_path)
 
     assert fake.requests[-1].headers["x-amz-security-token"] == "token"
     assert "x-amz-security-token" in fake.requests[-1].headers["Authorization"]
 
 
-async def test_a_part_without_a_receipt_is_no_part(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
+def test_a_part_without_a_receipt_is_no_part(fake: FakeS3, store: S3Store, tmp_path: Path) -> None:
     with pytest.raises(TransientError, match="no ETag"):
-        await put(store, "s3://bucket/key", b"x", tmp_path)
+        put(store, "s3://bucket/key", b"x", tmp_path)
 
 
 # --- multipart uploads whose course is not smooth
@@ -310,8 +426,6 @@ async def test_a_part_without_a_receipt_is_no_part(fake: FakeS3, store: S3Store,
 class FakeUploads(FakeS3):
     """A server of one multipart upload, with a say in each of its steps."""
 
-    may_begin: asyncio.Event = field(default_factory=asyncio.Event)
-    asked_to_begin: asyncio.Event = field(default_factory=asyncio.Event)
     completions: list[tuple[int, str]] = field(default_factory=list)
     size: int = PART_BYTES + 1
     head_status: int = 200
@@ -322,8 +436,6 @@ class FakeUploads(FakeS3):
         self.requests.append(request)
         match request.method, sorted(request.query):
             case "POST", ["uploads"]:
-                self.asked_to_begin.set()
-                await self.may_begin.wait()
                 begun = "<UploadId>the-upload</UploadId>"
                 return web.Response(
                     text=f"<InitiateMultipartUploadResult>{begun}</InitiateMultipartUploadResult>"
@@ -348,105 +460,87 @@ COMPLETED = '<CompleteMultipartUploadResult><ETag>"whole-2"</ETag></CompleteMult
 
 
 @pytest.fixture
-async def uploads(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeUploads]:
+def uploads(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeUploads]:
     uploads = FakeUploads()
-    uploads.may_begin.set()
-    async with web_server({"/{any:.*}": uploads.handle}) as url:
+    with web_place({"/{any:.*}": uploads.handle}) as url:
         for name, value in S3Server(url).environment().items():
             monkeypatch.setenv(name, value)
         yield uploads
 
 
-async def test_an_upload_cancelled_while_it_begins_is_taken_back(
-    uploads: FakeUploads, store: S3Store
-) -> None:
-    uploads.may_begin.clear()
-    beginning = asyncio.create_task(store.begin_upload("s3://bucket/key", cut(PART_BYTES + 1, PART_BYTES)))
-    await uploads.asked_to_begin.wait()
-    beginning.cancel()
-    uploads.may_begin.set()
-
-    with pytest.raises(asyncio.CancelledError):
-        await beginning
-
-    assert uploads.aborted == ["the-upload"]
-
-
-async def sent(store: S3Store, tmp_path: Path) -> tuple[Upload, list[str]]:
+def sent(store: S3Store, tmp_path: Path) -> tuple[Upload, list[Receipt]]:
     parts = cut(PART_BYTES + 1, PART_BYTES)
     source = tmp_path / "source"
     source.write_bytes(b"x" * (PART_BYTES + 1))
-    upload = await store.begin_upload("s3://bucket/key", parts)
-    return upload, await send(upload, parts, source)
+    upload = begin(store, "s3://bucket/key", parts)
+    return upload, send(upload, parts, source)
 
 
-async def test_a_yes_with_an_error_in_it_is_a_no(
-    uploads: FakeUploads, store: S3Store, tmp_path: Path
-) -> None:
+def test_a_yes_with_an_error_in_it_is_a_no(uploads: FakeUploads, store: S3Store, tmp_path: Path) -> None:
     uploads.completions = [(200, xml("InternalError"))]
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
 
     with pytest.raises(TransientError):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
 
-async def test_a_completion_whose_answer_was_lost_is_recognised(
+def test_a_completion_whose_answer_was_lost_is_recognised(
     uploads: FakeUploads, store: S3Store, tmp_path: Path
 ) -> None:
     uploads.completions = [(500, xml("InternalError")), (404, xml("NoSuchUpload"))]
     parts = bytes.fromhex("0cc175b9c0f1b6a831c399e269772661") * 2
     uploads.etag = f'"{md5(parts).hexdigest()}-2"'
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
     with pytest.raises(TransientError):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
-    stored = await upload.complete(receipts)
+    stored = complete(upload, receipts)
 
     assert stored.etag == uploads.etag
 
 
-async def test_an_upload_that_somebody_ended_is_not_mistaken_for_complete(
+def test_an_upload_that_somebody_ended_is_not_mistaken_for_complete(
     uploads: FakeUploads, store: S3Store, tmp_path: Path
 ) -> None:
     uploads.completions = [(500, xml("InternalError")), (404, xml("NoSuchUpload"))]
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
     with pytest.raises(TransientError):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
     with pytest.raises(TransferIOError, match="not what was uploaded"):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
 
-async def test_an_object_that_is_not_there_yet_is_waited_for(
+def test_an_object_that_is_not_there_yet_is_waited_for(
     uploads: FakeUploads, store: S3Store, tmp_path: Path
 ) -> None:
     uploads.completions, uploads.head_status = [(200, COMPLETED)], 404
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
     with pytest.raises(TransientError, match="not there yet"):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
     uploads.head_status = 200
-    stored = await upload.complete(receipts)
+    stored = complete(upload, receipts)
 
     assert stored.size_bytes == PART_BYTES + 1
 
 
-async def test_an_object_of_another_size_is_not_what_was_uploaded(
+def test_an_object_of_another_size_is_not_what_was_uploaded(
     uploads: FakeUploads, store: S3Store, tmp_path: Path
 ) -> None:
     uploads.completions, uploads.size = [(200, COMPLETED)], 7
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
 
     with pytest.raises(TransferIOError, match=f"expected {PART_BYTES + 1} bytes, found 7"):
-        await upload.complete(receipts)
+        complete(upload, receipts)
 
 
-async def test_a_role_that_may_only_write_need_not_look(
+def test_a_role_that_may_only_write_need_not_look(
     uploads: FakeUploads, store: S3Store, tmp_path: Path
 ) -> None:
     uploads.completions, uploads.head_status = [(200, COMPLETED)], 403
-    upload, receipts = await sent(store, tmp_path)
+    upload, receipts = sent(store, tmp_path)
 
-    stored = await upload.complete(receipts)
+    stored = complete(upload, receipts)
 
     assert stored.etag == '"whole-2"'

@@ -30,6 +30,7 @@ HEADERS = st.dictionaries(HEADER_NAME, st.text(" !\"#$%&'()*+abc=/", max_size=20
     secret_key=TOKEN,
     token=st.none() | TOKEN,
     region=st.sampled_from(["us-east-1", "eu-central-1"]),
+    service=st.sampled_from(["s3", "s3express"]),
     timestamp=st.integers(0, 4_000_000_000),
 )
 def test_signatures_are_the_sdks(
@@ -42,6 +43,7 @@ def test_signatures_are_the_sdks(
     secret_key: str,
     token: str | None,
     region: str,
+    service: str,
     timestamp: int,
 ) -> None:
     path, parameters = f"/bucket/{encoded_path(key)}", encoded_query(query.items())
@@ -50,7 +52,7 @@ def test_signatures_are_the_sdks(
     request.context["client_config"] = Config(s3={"payload_signing_enabled": False})
     then = dt.datetime.fromtimestamp(timestamp, tz=dt.UTC)
     with patch("botocore.auth.get_current_datetime", return_value=then):
-        S3SigV4Auth(ReadOnlyCredentials(access_key, secret_key, token), "s3", region).add_auth(request)
+        S3SigV4Auth(ReadOnlyCredentials(access_key, secret_key, token), service, region).add_auth(request)
 
     signed = Signer().sign(
         method,
@@ -61,6 +63,7 @@ def test_signatures_are_the_sdks(
         keys=Credentials(access_key, secret_key, token, renewable=False),
         region=region,
         timestamp=timestamp,
+        service=service,
     )
 
     assert dict(signed)["Authorization"] == request.headers["Authorization"]
