@@ -466,6 +466,32 @@ class UploadProgress(SystemLog):
     bytes_per_second: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadTotals(SystemLog):
+    """All inputs are there: what came, in which time."""
+
+    msg = "download totals"
+    bytes_done: int
+    bytes_resumed: int
+    """Of these, how many an earlier attempt had brought."""
+    files_done: int
+    seconds: float
+    bytes_per_second: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadTotals(SystemLog):
+    """The outputs are away: what went, in which time."""
+
+    msg = "upload totals"
+    bytes_done: int
+    bytes_resumed: int
+    """Of these, how many an earlier attempt had sent."""
+    files_done: int
+    seconds: float
+    bytes_per_second: int
+
+
 FUNNEL_KINDS: tuple[type[Event], ...] = (
     Version,
     TaskState,
@@ -508,6 +534,8 @@ OUR_KINDS: tuple[type[Event], ...] = (
     LogStreamLost,
     DownloadProgress,
     UploadProgress,
+    DownloadTotals,
+    UploadTotals,
 )
 EVENT_KINDS: tuple[type[Event], ...] = FUNNEL_KINDS + OUR_KINDS
 

@@ -31,8 +31,8 @@ from taskrunner.mounts import host_path
 from taskrunner.report import Report, conclude, failed_step
 from taskrunner.settings import OnExecutorError, Settings
 from taskrunner.shielded import to_the_end
-from taskrunner.staging.download import stage_in
-from taskrunner.staging.upload import stage_out
+from taskrunner.staging.stage_in import stage_in
+from taskrunner.staging.stage_out import stage_out
 from taskrunner.storage.opening import check_store
 from taskrunner.task import State
 

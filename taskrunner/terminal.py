@@ -82,6 +82,12 @@ _LOOKS: dict[type[Event], tuple[str, str, Callable[[Any], str]]] = {
         lambda e: f"removed {e.container}, which an earlier run of this task left",
     ),
     events.OwnershipNotChanged: ("!", "yellow", lambda e: f"{e.path} still belongs to root: {e.error}"),
+    events.DownloadTotals: (
+        "↓",
+        "bold cyan",
+        lambda e: _totals(e, "downloaded", "there from an earlier attempt"),
+    ),
+    events.UploadTotals: ("↑", "bold cyan", lambda e: _totals(e, "uploaded", "sent by an earlier attempt")),
     events.LogStreamLost: ("!", "yellow", lambda e: f"events no longer reach {e.stream}: {e.error}"),
 }
 
@@ -236,6 +242,14 @@ def _pairs(mapping: dict[str, object]) -> str:
 def _outputs(outputs: tuple[events.OutputLog, ...]) -> str:
     files = "1 file" if len(outputs) == 1 else f"{len(outputs)} files"
     return f"{files} uploaded, {_size(sum(output.size_bytes for output in outputs))}"
+
+
+def _totals(event: events.DownloadTotals | events.UploadTotals, done: str, resumed: str) -> str:
+    """`3 files, 6.0 GB, downloaded in 12 s (500.0 MB/s)`, and what an earlier attempt had done of it."""
+    files = "1 file" if event.files_done == 1 else f"{event.files_done} files"
+    seconds = f"{event.seconds:.1f} s" if event.seconds < 10 else _duration(event.seconds)
+    text = f"{files}, {_size(event.bytes_done)}, {done} in {seconds} ({_size(event.bytes_per_second)}/s)"
+    return f"{text}, {_size(event.bytes_resumed)} {resumed}" if event.bytes_resumed else text
 
 
 _BEFORE_IMAGE = re.compile(r"docker run .*? --name \S+(?: -w .+?)?(?: -v .+?:r[ow])+ ", re.DOTALL)

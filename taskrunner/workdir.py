@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TransferIOError
+from taskrunner.errors import InputMissingError, TransferIOError, TransientError
 
 if TYPE_CHECKING:
     import threading
@@ -52,6 +52,16 @@ class WorkDir:
     def partial_path(self) -> Path:
         """A new name for a file in the making, to be renamed into its place when it is whole."""
         return self.staging / f"{secrets.token_hex(8)}.partial"
+
+    @property
+    def resumable_inputs(self) -> Path:
+        """The directory of inputs in the making that a later attempt may go on with, and their journals."""
+        return self.staging / "inputs"
+
+    @property
+    def resumable_outputs(self) -> Path:
+        """The directory of the journals of uploads that a later attempt may go on with."""
+        return self.staging / "outputs"
 
     def resolve(self, container_path: str) -> Path:
         """Where a container path really is on our side, every link followed as in the container.
@@ -106,75 +116,171 @@ def _leads_somewhere(here: Path, pending: list[str]) -> bool:
     return following is None or following == ".." or os.path.lexists(here / following)
 
 
+@dataclass(slots=True)
+class Lease:
+    """A work directory that is ours."""
+
+    workdir: WorkDir
+    keep_for_retry: bool = False
+    """Whether what another attempt can go on with (`resumable_inputs`) is to stay when the lease ends."""
+
+
 @contextmanager
-def leased(root: Path) -> Iterator[WorkDir]:
+def leased(root: Path) -> Iterator[Lease]:
     """The work directory at `root`, empty and owned by us for as long as the context lasts.
 
-    What a dead runner left there is removed. Where a live one holds the lease (two runners with one task id on
-    one host), or the leavings are not ours to remove, ours stands beside it, with a suffix. The lease is a
-    `flock`, so it ends with our process.
+    What a dead runner left there is removed, but for what this attempt can go on with. Where a live one holds
+    the lease (two runners with one task id on one host), or the leavings are not ours to remove, ours stands
+    beside it, with a suffix. The lease is a `flock`, so it ends with our process.
 
     Raises TransferIOError where the directory can't be made.
     """
     try:
-        workdir, lease = _take(root)
+        workdir, lock = _take(root)
     except OSError as error:
         raise TransferIOError(
             f"can't make the work directory {root}: {error.strerror}; choose another with --work-dir"
         ) from error
+    lease = Lease(workdir)
     try:
-        yield workdir
+        yield lease
     finally:
-        shutil.rmtree(workdir.staging, ignore_errors=True)
-        os.close(lease)
+        if lease.keep_for_retry and _has_resumable(workdir):
+            _sweep(workdir)
+        else:
+            shutil.rmtree(workdir.staging, ignore_errors=True)
+        os.close(lock)
+
+
+def _has_resumable(workdir: WorkDir) -> bool:
+    places = (workdir.resumable_inputs, workdir.resumable_outputs)
+    return any(place.is_dir() and any(place.iterdir()) for place in places)
+
+
+def _sweep(workdir: WorkDir) -> None:
+    """Remove what nobody can go on with from the staging directory."""
+    kept = {_LEASE, workdir.resumable_inputs.name, workdir.resumable_outputs.name}
+    for entry in list(os.scandir(workdir.staging)):
+        if entry.name not in kept:
+            remove_tree(Path(entry.path), lambda _path, _error: None)
 
 
 def _take(root: Path) -> tuple[WorkDir, int]:
     root.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         suffix = f".{attempt}" if attempt > 1 else ""
-        candidate = WorkDir(root.with_name(f"{root.name}{suffix}"), root.with_name(f".{root.name}{suffix}"))
-        lease = _lease(candidate)
-        if lease is not None:
-            make_directory(candidate.root)
-            return candidate, lease
+        candidate = _work_dir(root.with_name(f"{root.name}{suffix}"))
+        try:
+            lease = _lease(candidate, empty=True)
+        except _NotOursError:
+            continue
+        make_directory(candidate.root)
+        return candidate, lease
     raise OSError(errno.EEXIST, "everything of that name is somebody else's")
 
 
-def _lease(candidate: WorkDir) -> int | None:
-    """The lease's open file, or None where the directories are somebody else's.
+def _work_dir(root: Path) -> WorkDir:
+    return WorkDir(root, root.with_name(f".{root.name}"))
+
+
+@contextmanager
+def reserved(root: Path, *, empty: bool) -> Iterator[Lease]:
+    """The very directory `root`, owned by us for as long as the context lasts; afterwards it stays.
+
+    With `empty` it is made anew, as by `leased`; without, it must be there and is left as it is. The lease's
+    file stays beside it and says that a runner made it.
+
+    Raises:
+        InputMissingError: it is not there.
+        TransientError: a live runner holds it.
+        TransferIOError: it is not ours, or can't be made.
+    """
+    workdir = _work_dir(root)
+    try:
+        if empty:
+            root.parent.mkdir(parents=True, exist_ok=True)
+        elif root.is_symlink() or not root.is_dir():
+            raise InputMissingError(f"there is no work directory {root}; stage-in makes it")
+        lock = _lease(workdir, empty=empty)
+        if empty:
+            make_directory(root)
+    except _HeldError as error:
+        raise TransientError(f"{error}; wait for its end, or choose another --work-dir") from error
+    except _NotOursError as error:
+        raise TransferIOError(f"{error}; remove it, or choose another --work-dir") from error
+    except OSError as error:
+        raise TransferIOError(
+            f"can't make the work directory {root}: {error.strerror}; choose another with --work-dir"
+        ) from error
+    lease = Lease(workdir)
+    try:
+        yield lease
+    finally:
+        if not lease.keep_for_retry:
+            for directory in (workdir.resumable_inputs, workdir.resumable_outputs):
+                shutil.rmtree(directory, ignore_errors=True)
+        if lease.keep_for_retry or os.path.lexists(root):
+            _sweep(workdir)
+        else:
+            shutil.rmtree(workdir.staging, ignore_errors=True)
+        os.close(lock)
+
+
+class _NotOursError(Exception):
+    """The directories are somebody else's."""
+
+
+class _HeldError(_NotOursError):
+    """They are a live runner's."""
+
+
+def _lease(candidate: WorkDir, *, empty: bool) -> int:
+    """The lease's open file; with `empty` nothing is left of what was there, but for what can be gone on with.
 
     A task's id is a stranger's word, and `--work-dir` may hold anything. So what is there already is ours to
     clear only if the lease file says that a runner made it, and only if no live one holds it.
+
+    Raises _NotOursError, with the reason.
     """
     if candidate.staging.is_symlink():
-        return None
+        raise _NotOursError(f"{candidate.staging} is a link")
     try:
         candidate.staging.mkdir(mode=0o700)
         flags = os.O_CREAT | os.O_EXCL
     except FileExistsError:
         flags = 0
-    if flags and os.path.lexists(candidate.root):
+    if empty and flags and os.path.lexists(candidate.root):
         candidate.staging.rmdir()
-        return None
+        raise _NotOursError(f"{candidate.root} is there already, and no runner holds or has left it")
+    lease = _locked(candidate, flags)
+    if empty and not _cleared(candidate.root):
+        os.close(lease)
+        raise _NotOursError(f"what is left in {candidate.root} is not ours to remove")
+    _sweep(candidate)
+    return lease
+
+
+def _locked(candidate: WorkDir, flags: int) -> int:
+    """The lease's file, locked. Raises _NotOursError."""
     try:
         lease = os.open(
             candidate.staging / _LEASE,
             os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags,
             0o600,
         )
-    except OSError:
-        return None
+    except OSError as error:
+        raise _NotOursError(f"{candidate.staging} was made by no runner") from error
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The former owner may have removed the file between our open and our lock.
-        status = os.fstat(lease)
-        if is_regular(status.st_mode) and status.st_nlink and _cleared(candidate.root):
-            return lease
-    except BlockingIOError:
-        pass
-    os.close(lease)
-    return None
+    except BlockingIOError as error:
+        os.close(lease)
+        raise _HeldError(f"another runner is at work in {candidate.root}") from error
+    # The former owner may have removed the file between our open and our lock.
+    status = os.fstat(lease)
+    if not (is_regular(status.st_mode) and status.st_nlink):
+        os.close(lease)
+        raise _NotOursError(f"{candidate.staging} was made by no runner, or is being removed")
+    return lease
 
 
 def _cleared(root: Path) -> bool:

@@ -264,7 +264,7 @@ def test_a_stopped_upload_leaves_no_upload_open(
     assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
 
 
-def test_a_stopped_download_leaves_no_file_and_never_starts_an_executor(
+def test_a_stopped_download_keeps_what_another_attempt_can_use_and_never_starts_an_executor(
     tmp_path: Path, s3: S3Server, busybox_image: str
 ) -> None:
     bucket = s3.make_bucket()
@@ -276,7 +276,9 @@ def test_a_stopped_download_leaves_no_file_and_never_starts_an_executor(
         }
         ended = run(task, tmp_path, env={"AWS_ENDPOINT_URL": url}, stop_after="download started")
     assert (ended.exit_code, ended.states) == (75, ["INITIALIZING", "CANCELED"])
-    assert left(tmp_path) == []
+    assert left(tmp_path) == [f".{ended.task_id}"]
+    kept = sorted(path.suffix for path in (tmp_path / "work" / f".{ended.task_id}/inputs").iterdir())
+    assert kept == ["", ".journal"]
 
 
 def test_a_signal_after_the_verdict_changes_nothing(tmp_path: Path, s3: S3Server, busybox_image: str) -> None:

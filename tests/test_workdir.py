@@ -70,7 +70,7 @@ def test_no_path_ever_leads_out_of_the_root(parts: list[str]) -> None:
 def killed_while_it_holds(root: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from taskrunner.workdir import leased\n"
-        "with leased(Path(sys.argv[1])) as w: (w.root / 'old').mkdir(); os.kill(os.getpid(), 9)"
+        "with leased(Path(sys.argv[1])) as w: (w.workdir.root / 'old').mkdir(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(root)], check=False, timeout=30)
 
@@ -78,7 +78,8 @@ def killed_while_it_holds(root: Path) -> None:
 def test_what_a_dead_runner_left_is_removed(tmp_path: Path) -> None:
     killed_while_it_holds(tmp_path / "T")
     assert (tmp_path / "T/old").exists()
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         assert (workdir.root, list(workdir.root.iterdir())) == (tmp_path / "T", [])
 
 
@@ -86,7 +87,8 @@ def test_what_a_dead_runner_left_is_removed(tmp_path: Path) -> None:
 def test_a_directory_that_no_runner_made_is_never_touched(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "precious").write_text("x")
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         (workdir.root / "mine").touch()
     assert [path.name for path in (tmp_path / name).iterdir()] == ["precious"]
 
@@ -97,7 +99,8 @@ def test_a_link_in_the_place_of_a_dead_runners_directory_is_removed_and_not_foll
     (tmp_path / "precious").mkdir(mode=0o750)
     (tmp_path / "precious/file").touch()
     (tmp_path / "T").symlink_to(tmp_path / "precious")
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         assert workdir.root == tmp_path / "T"
     assert [path.name for path in (tmp_path / "precious").iterdir()] == ["file"]
     assert (tmp_path / "precious").stat().st_mode & 0o777 == 0o750
@@ -106,7 +109,8 @@ def test_a_link_in_the_place_of_a_dead_runners_directory_is_removed_and_not_foll
 def test_a_lease_that_is_no_file_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / ".T").mkdir()
     os.mkfifo(tmp_path / ".T/taskrunner-lease")
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         assert workdir.root != tmp_path / "T"
     assert (tmp_path / ".T/taskrunner-lease").exists()
 
@@ -151,13 +155,15 @@ def test_what_cannot_be_removed_is_told_by_its_own_name_and_the_rest_goes(tmp_pa
 
 def test_two_live_runners_with_one_task_id_stand_side_by_side(tmp_path: Path) -> None:
     with leased(tmp_path / "T") as first, leased(tmp_path / "T") as second:
-        (first.root / "mine").touch()
-        assert first.root != second.root
-        assert (first.root / "mine").exists()
+        mine = first.workdir.root / "mine"
+        mine.touch()
+        assert first.workdir.root != second.workdir.root
+        assert mine.exists()
 
 
 def test_only_the_tasks_own_tree_is_left_when_the_lease_ends(tmp_path: Path) -> None:
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         workdir.partial_path().touch()
     assert [path.name for path in tmp_path.iterdir()] == ["T"]
 
@@ -168,7 +174,8 @@ def test_a_lease_ends_with_its_process(tmp_path: Path) -> None:
         "with leased(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "T")], check=False, timeout=30)
-    with leased(tmp_path / "T") as workdir:
+    with leased(tmp_path / "T") as lease:
+        workdir = lease.workdir
         assert workdir.root == tmp_path / "T"
 
 

@@ -1,11 +1,11 @@
-"""Stage in: every input on scratch disk, whole, under the place its container path has there.
+"""Downloads: files that were found in a store, whole and verified, each under its final name.
 
-    plan.downloads --look up--> one Transfer a file --cut--> parts --lanes--> partial files --rename--> inputs
+    wanted files --cut--> parts --schedule--> lanes --> partial files --verify, rename--> targets
 
-First every URL is looked up (all missing inputs are told at once, before the first byte), directories being
-listed page by page, and the disk is asked whether there is room for all of it. Then lanes take parts, largest
-files first, so that the end of the phase is many short requests rather than one long one. The first failure
-stops the phase; what was partial is discarded.
+Large files are moved part by part, each part a job of its own with patience of its own; small ones whole,
+several in one job, and only what fails of them is looked at again one by one. The first failure that stays
+stops everything. Whatever happens, nothing partial has a final name; what a later attempt can go on with
+stays beside its journal, everything else partial is removed.
 """
 
 from __future__ import annotations
@@ -13,259 +13,338 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TaskrunnerError, TransferIOError, TransientError, several
-from taskrunner.events import (
-    DownloadDirectoryEmpty,
-    DownloadFailed,
-    DownloadFinished,
-    DownloadProgress,
-    DownloadStarted,
-    Reporter,
-)
-from taskrunner.staging.files import (
-    PartialFile,
-    disk_trouble,
-    make_placeholder,
-    require_space,
-    try_link,
-    write_content,
-)
-from taskrunner.staging.lanes import Lane, open_lanes, work_through
-from taskrunner.staging.parts import download_parts
-from taskrunner.staging.progress import Tally, told
+from taskrunner.errors import DamagedError, TaskrunnerError, TransferIOError, TransientError
+from taskrunner.events import DownloadFailed, DownloadFinished, DownloadProgress, DownloadStarted, Reporter
+from taskrunner.staging.files import DOWNLOADED_MODE, PartialFile, try_link
+from taskrunner.staging.flow import Flow
+from taskrunner.staging.parts import Cut, download_parts
+from taskrunner.staging.schedule import Schedule
+from taskrunner.storage.checksums import Algorithm, Checksum, combined, composite, encoded
 from taskrunner.storage.slices import FileSlice
-from taskrunner.task import FileType
-from taskrunner.urls import StoreKind, store_kind
-from taskrunner.workdir import WorkDir, make_directory
+from taskrunner.storage.store import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from taskrunner.plan import Download, Plan
     from taskrunner.settings import TransferSettings
+    from taskrunner.staging.journal import Journal
+    from taskrunner.staging.lanes import Lane
+    from taskrunner.staging.progress import Tally
     from taskrunner.storage.opening import Stores
     from taskrunner.storage.store import Part, StoredObject
 
 
-@dataclass(slots=True)
-class _Transfer:
-    """One file on its way; only the loop changes it."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file to download."""
 
     found: StoredObject
     target: Path
-    file: PartialFile
-    parts: tuple[Part, ...]
-    original: Path | None
+    partial: Path
+    """Where it is while it is not whole; on the same file system as `target`."""
+    journal: Journal | None = None
+    """What an earlier attempt brought of it; None where nobody could go on with it."""
+    original: Path | None = None
     """A local file that may be linked instead of copied."""
-    told: bool
-    """Whether its start was told; a file named by itself is told before it is looked up."""
-    failed: bool = False
-    parts_left: int = field(init=False)
-    received_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.parts_left = len(self.parts)
+    told: bool = False
+    """Whether its start was told already."""
+    mode: int = DOWNLOADED_MODE
 
 
-async def stage_in(
-    plan: Plan, workdir: WorkDir, stores: Stores, transfer: TransferSettings, reporter: Reporter
-) -> None:
-    """Make the task's directories, write its `content` inputs, download all others.
+async def download(
+    wanted: Sequence[Wanted], stores: Stores, settings: TransferSettings, reporter: Reporter
+) -> Tally:
+    """Bring every file. Whatever happens, no lane is left, and no partial file without a journal.
 
-    Raises:
-        TaskrunnerError: the first failure, or a `SeveralError` with every input that was not found. The disk's
-            being too small for all of them is found out before the first byte.
+    Raises TaskrunnerError: the first failure that neither patience nor a second try mended.
     """
-    await asyncio.to_thread(_prepare, plan, workdir)
-    downloads = _Downloads(plan, workdir, stores, transfer, reporter)
-    transfers = await downloads.look_up()
-    needed_bytes = sum(one.found.size_bytes or 0 for one in transfers if one.original is None)
-    await asyncio.to_thread(require_space, workdir.root, needed_bytes)
-    await downloads.carry(transfers)
-
-
-def _prepare(plan: Plan, workdir: WorkDir) -> None:
+    transfers = [_Transfer.of(one, settings.part_bytes) for one in wanted]
+    transfers.sort(key=lambda one: one.size_bytes, reverse=True)
+    flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in transfers))
+    downloads = _Downloads(flow, transfers, reporter)
+    flow.tally.files_total = len(transfers)
+    flow.tally.bytes_total = sum(one.size_bytes for one in transfers)
     try:
-        for directory in plan.directories:
-            make_directory(directory)
-    except OSError as error:
-        raise disk_trouble(Path(error.filename or plan.root), error) from error
-    for upload in plan.uploads:
-        if upload.placeholder:
-            make_placeholder(upload.source)
-    for item in plan.contents:
-        write_content(workdir.partial_path(), item.target, item.content)
+        await asyncio.to_thread(_recall, transfers)
+        async with flow.watched(lambda: reporter.report(flow.tally.progress(DownloadProgress))):
+            await flow.work_through(downloads.schedule, downloads.work)
+    finally:
+        for one in transfers:
+            one.file.close()
+    return flow.tally
+
+
+@dataclass(slots=True, eq=False)
+class _Transfer:
+    """One file on its way; but for what is said otherwise only the loop changes it."""
+
+    wanted: Wanted
+    cut: Cut
+    checksum: Checksum | None
+    """What the whole is to come to, as far as it can be computed from the parts of this cut."""
+    file: PartialFile
+    recorded: dict[int, Receipt] = field(default_factory=dict)
+    """Parts that an earlier attempt says are there."""
+    told: bool = False
+    failed: bool = False
+    damaged: bool = False
+    """Whether it arrived damaged once already."""
+    parts_left: int = 0
+    received_bytes: int = 0
+    digests: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """By part: its value and length."""
+
+    @classmethod
+    def of(cls, wanted: Wanted, part_bytes: int) -> _Transfer:
+        found = wanted.found
+        checksum = found.checksum
+        if checksum is not None and checksum.algorithm is Algorithm.MD5 and found.size_bytes != 0:
+            # MD5 is slow and can't be put together from parts: it verifies what comes in one part anyhow.
+            checksum = checksum if (found.size_bytes or 0) <= part_bytes else None
+        cut = download_parts(
+            found.size_bytes, part_bytes, ranged=found.ranged and not wanted.original, checksum=checksum
+        )
+        kept = wanted.journal is not None and len(cut) > 1
+        file = PartialFile(wanted.partial, wanted.target, found.size_bytes, mode=wanted.mode, kept=kept)
+        return cls(wanted, cut, checksum, file, told=wanted.told, parts_left=len(cut))
+
+    @property
+    def found(self) -> StoredObject:
+        return self.wanted.found
+
+    @property
+    def size_bytes(self) -> int:
+        return self.wanted.found.size_bytes or 0
+
+    @property
+    def journal(self) -> Journal | None:
+        return self.wanted.journal if len(self.cut) > 1 else None
+
+    @property
+    def is_small(self) -> bool:
+        return len(self.cut) == 1 and self.found.size_bytes is not None and self.wanted.original is None
+
+    def piece(self, part: Part) -> FileSlice:
+        """The stretch of the file that a part fills; its file is opened by the lane."""
+        known = self.found.size_bytes is not None
+        piece = FileSlice(-1, part.offset, part.length if known else None)
+        if self.checksum is not None and self.checksum.part_bytes is None and len(self.cut) == 1:
+            piece.expect(self.checksum)
+        elif self.algorithm is not None:
+            piece.compute(self.algorithm)
+        return piece
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """What is computed of each part: what the store tells of the whole, else what the journal needs."""
+        if self.checksum is not None:
+            return self.checksum.algorithm
+        return Algorithm.CRC64NVME if self.journal is not None else None
+
+    def start_over(self) -> Iterator[tuple[_Transfer, Part]]:
+        """Forget all that came; every part is to be moved again."""
+        self.recorded.clear()
+        self.digests.clear()
+        self.parts_left, self.received_bytes = len(self.cut), 0
+        return ((self, part) for part in self.cut)
+
+    def verify(self) -> None:
+        """Compare the whole with what the store tells of it. Raises DamagedError."""
+        if self.checksum is None or not self.digests or len(self.digests) != len(self.cut):
+            return
+        parts = [self.digests[number] for number in sorted(self.digests)]
+        value = _value_of(self.checksum, self.cut, parts)
+        if value != self.checksum.value:
+            raise DamagedError(
+                f"{self.found.url} arrived damaged: its {self.checksum.algorithm} is {encoded(value)}, "
+                f"expected {encoded(self.checksum.value)}"
+            )
+
+
+def _value_of(checksum: Checksum, cut: Cut, parts: list[tuple[bytes, int]]) -> bytes:
+    """What the parts come to, the way `checksum` was made."""
+    algorithm = checksum.algorithm
+    if checksum.part_bytes is None:
+        return combined(algorithm, parts) if algorithm.combinable else parts[0][0]
+    shares = checksum.part_bytes // cut.part_bytes
+    if shares <= 1:
+        return composite(algorithm, [value for value, _ in parts])
+    groups = [parts[at : at + shares] for at in range(0, len(parts), shares)]
+    return composite(algorithm, [combined(algorithm, group) for group in groups])
+
+
+def _recall(transfers: Sequence[_Transfer]) -> None:
+    """Blocking: read what an earlier attempt brought, begin the journals of the others."""
+    for one in transfers:
+        if one.journal is not None:
+            recalled = one.journal.recall()
+            if recalled.parts and one.file.has_beginning():
+                one.recorded = recalled.parts
+            else:
+                one.journal.begin()
 
 
 class _Downloads:
-    """The downloads of one task, sharing lanes, retries and a tally."""
+    """The downloads of one phase."""
 
-    def __init__(
-        self, plan: Plan, workdir: WorkDir, stores: Stores, transfer: TransferSettings, reporter: Reporter
-    ) -> None:
-        self._plan = plan
-        self._workdir = workdir
-        self._stores = stores
-        self._settings = transfer
+    def __init__(self, flow: Flow, transfers: Sequence[_Transfer], reporter: Reporter) -> None:
+        """`transfers`: the largest first."""
+        large = [one for one in transfers if not one.is_small]
+        self._flow = flow
         self._reporter = reporter
-        self._tally = Tally()
-        # Places that inputs name one by one; a directory's file of the same place gives way to them.
-        self._named = frozenset(
-            [
-                *(item.target for item in plan.downloads if item.type is FileType.FILE),
-                *(item.target for item in plan.contents),
-            ]
+        self.schedule: Schedule[tuple[_Transfer, Part], _Transfer] = Schedule(
+            chain.from_iterable(((one, part) for part in one.cut) for one in large),
+            sum(len(one.cut) for one in large),
+            [one for one in transfers if one.is_small],
+            lambda one: one.size_bytes,
         )
 
-    async def look_up(self) -> list[_Transfer]:
-        """Find every file to download. Raises with all failures at once; nothing has been moved then."""
-        found: dict[int, list[_Transfer]] = {}
-        errors: dict[int, TaskrunnerError] = {}
-        todo = iter(enumerate(self._plan.downloads))
-
-        async def worker() -> None:
-            for number, download in todo:
-                try:
-                    found[number] = await self._look_up_one(download)
-                except TaskrunnerError as error:
-                    errors[number] = error
-                    self._reporter.report(DownloadFailed(url=download.url, error=str(error)))
-
-        async with asyncio.TaskGroup() as group:
-            for number in range(min(self._settings.max_connections, len(self._plan.downloads))):
-                group.create_task(worker(), name=f"look-up-{number}")
-        if errors:
-            raise several([errors[number] for number in sorted(errors)])
-        # Where two directories bring a file to one place, the one that names the place more closely wins.
-        closest = sorted(found, key=lambda number: (len(self._plan.downloads[number].path), number))
-        return list({one.target: one for number in closest for one in found[number]}.values())
-
-    async def _look_up_one(self, download: Download) -> list[_Transfer]:
-        if download.type is FileType.FILE:
-            self._reporter.report(DownloadStarted(url=download.url))
-            return [self._transfer(download, await self._stat(download.url), download.target)]
-        found = await self._list(download.url)
-        if not found:
-            self._reporter.report(DownloadDirectoryEmpty(url=download.url))
-        targets = [(one, download.target / one.name) for one in found]
-        return [self._transfer(download, one, target) for one, target in targets if target not in self._named]
-
-    async def _stat(self, url: str) -> StoredObject:
-        async for attempt in self._settings.patience.tries():
-            with attempt:
-                return await self._stores.store_for(url).stat(url)
-        raise AssertionError("the last try either returns or raises")
-
-    async def _list(self, url: str) -> list[StoredObject]:
-        async for attempt in self._settings.patience.tries():
-            with attempt:
-                return [one async for one in self._stores.store_for(url).list_directory(url)]
-        raise AssertionError("the last try either returns or raises")
-
-    def _transfer(self, download: Download, found: StoredObject, target: Path) -> _Transfer:
-        linkable = download.shareable and store_kind(found.url) is StoreKind.LOCAL and found.location
-        return _Transfer(
-            found=found,
-            target=target,
-            file=PartialFile(self._workdir.partial_path(), target, found.size_bytes),
-            parts=download_parts(
-                found.size_bytes, self._settings.part_bytes, ranged=found.ranged and not linkable
-            ),
-            original=Path(found.location) if linkable and found.location else None,
-            told=download.type is FileType.FILE,
-        )
-
-    async def carry(self, transfers: Sequence[_Transfer]) -> None:
-        """Move everything. Whatever happens, no partial file and no lane is left."""
-        if not transfers:
+    async def work(self, lane: Lane, item: tuple[_Transfer, Part] | list[_Transfer]) -> None:
+        """Do what a lane took from the schedule."""
+        if isinstance(item, tuple):
+            await self._carry(lane, *item)
             return
-        self._tally.files_total = len(transfers)
-        self._tally.bytes_total = sum(one.found.size_bytes or 0 for one in transfers)
-        order = sorted(transfers, key=lambda one: one.found.size_bytes or 0, reverse=True)
-        lane_count = min(self._settings.max_connections, sum(len(one.parts) for one in order))
-        try:
-            async with (
-                open_lanes(lane_count, self._stores.connections) as lanes,
-                told(self._tally, DownloadProgress, self._reporter),
-            ):
-                await work_through(_schedule(order), lanes, self._fetch)
-        finally:
-            for one in transfers:
-                one.file.discard()
+        for transfer in item:
+            self._tell_start(transfer)
+        outcomes = await self._flow.once(lane, [partial(self._receive_whole, one) for one in item])
+        for transfer, outcome in zip(item, outcomes, strict=True):
+            if isinstance(outcome, TaskrunnerError):
+                await self._carry(lane, transfer, transfer.cut[0], outcome)
+            else:
+                self._tell_end(transfer, outcome)
 
-    async def _fetch(self, lane: Lane, item: tuple[_Transfer, Part]) -> None:
-        transfer, part = item
-        url = transfer.found.url
+    def _receive_whole(self, transfer: _Transfer, lane: Lane) -> int:
+        """In a lane: one try of a small file, from its first byte to its place; its size."""
+        piece = transfer.piece(transfer.cut[0])
+        with self._flow.tally.watching(piece):
+            self._receive(lane, transfer, transfer.cut[0], piece)
+            transfer.file.put_in_place(piece.done)
+        return piece.done
+
+    def _tell_start(self, transfer: _Transfer) -> None:
         if not transfer.told:
             transfer.told = True
-            self._reporter.report(DownloadStarted(url=url))
-        try:
-            size_bytes = await self._fetch_part(lane, transfer, part)
-            if size_bytes is not None:
-                self._tally.files_done += 1
-                told_bytes = -1 if transfer.found.size_bytes is None else size_bytes
-                self._reporter.report(DownloadFinished(url=url, size=told_bytes, etag=transfer.found.etag))
-        except TaskrunnerError as error:
-            if not transfer.failed:
-                transfer.failed = True
-                self._reporter.report(DownloadFailed(url=url, error=str(error)))
-            raise
+            self._reporter.report(DownloadStarted(url=transfer.found.url))
 
-    async def _fetch_part(self, lane: Lane, transfer: _Transfer, part: Part) -> int | None:
+    def _tell_end(self, transfer: _Transfer, size_bytes: int) -> None:
+        self._flow.tally.files_done += 1
+        told_bytes = -1 if transfer.found.size_bytes is None else size_bytes
+        found = transfer.found
+        self._reporter.report(DownloadFinished(url=found.url, size=told_bytes, etag=found.etag))
+
+    async def _carry(
+        self, lane: Lane, transfer: _Transfer, part: Part, failed: TaskrunnerError | None = None
+    ) -> None:
+        """Bring one part, and with the last one the file to its place; `failed` is how a first try ended."""
+        self._tell_start(transfer)
+        try:
+            size_bytes = await self._bring(lane, transfer, part, failed)
+        except DamagedError as error:
+            if transfer.damaged:
+                self._fail(transfer, error)
+                raise
+            await self._bring_again(lane, transfer)
+        except TaskrunnerError as error:
+            self._fail(transfer, error)
+            raise
+        else:
+            if size_bytes is not None:
+                self._tell_end(transfer, size_bytes)
+
+    def _fail(self, transfer: _Transfer, error: TaskrunnerError) -> None:
+        if not transfer.failed:
+            transfer.failed = True
+            self._reporter.report(DownloadFailed(url=transfer.found.url, error=str(error)))
+
+    async def _bring_again(self, lane: Lane, transfer: _Transfer) -> None:
+        """It arrived damaged: all of it is brought once more, by all lanes."""
+        transfer.damaged = True
+        self._flow.tally.forget(transfer.received_bytes)
+        if transfer.journal is not None:
+            await lane.run(lambda _: transfer.journal.begin() if transfer.journal else None)
+        self.schedule.put_back(list(transfer.start_over()))
+        self._flow.more_to_take()
+
+    async def _bring(
+        self, lane: Lane, transfer: _Transfer, part: Part, failed: TaskrunnerError | None
+    ) -> int | None:
         """Move one part; returns the file's size when it was the last one and the file is in its place."""
-        if transfer.original is not None:
-            original, partial = transfer.original, self._workdir.partial_path()
-            if await lane.run(lambda _: try_link(original, partial, transfer.target)):
+        wanted = transfer.wanted
+        if wanted.original is not None:
+            original = wanted.original
+            if await lane.run(lambda _: try_link(original, wanted.partial, wanted.target)):
                 return transfer.found.size_bytes
-        known = transfer.found.size_bytes is not None
-        piece = FileSlice(
-            await lane.run(lambda _: transfer.file.open()), part.offset, part.length if known else None
-        )
-        async with self._tally.watching(piece):
-            await self._receive(lane, transfer.found, piece)
+        piece = transfer.piece(part)
+        with self._flow.tally.watching(piece):
+            await self._receive_patiently(lane, transfer, part, piece, failed)
+        if piece.digest is not None and piece.expected is None:
+            transfer.digests[part.number] = piece.digest.digest(), piece.done
         transfer.received_bytes += piece.done
         transfer.parts_left -= 1
         if transfer.parts_left:
             return None
-        await lane.run(lambda _: transfer.file.put_in_place(transfer.received_bytes))
+        await lane.run(lambda _: _finish(transfer))
         return transfer.received_bytes
 
-    async def _receive(self, lane: Lane, found: StoredObject, piece: FileSlice) -> None:
+    async def _receive_patiently(
+        self, lane: Lane, transfer: _Transfer, part: Part, piece: FileSlice, failed: TaskrunnerError | None
+    ) -> None:
         """Fill one slice, going on after a dropped connection at the byte where it stopped.
 
         Tries are counted anew whenever a connection brought something, so that only one that brings nothing,
         again and again, is given up.
         """
-        while piece.done != piece.length:
+        while True:
             before_bytes = piece.done
             try:
-                async for attempt in self._settings.patience.tries():
-                    with attempt:
-                        await self._receive_once(lane, found, piece)
+                await self._flow.tries(lane, lambda lane: self._receive(lane, transfer, part, piece), failed)
             except TransientError:
-                if not found.ranged or piece.done == before_bytes:
+                failed = None
+                if not transfer.found.ranged or piece.done == before_bytes:
                     raise
             else:
-                break
-        if piece.length is not None and piece.done != piece.length:
-            raise TransferIOError(f"{found.url}: got {piece.done} bytes of a range of {piece.length}")
+                return
 
-    async def _receive_once(self, lane: Lane, found: StoredObject, piece: FileSlice) -> None:
+    def _receive(self, lane: Lane, transfer: _Transfer, part: Part, piece: FileSlice) -> None:
+        """In a lane: one request for what a slice still lacks."""
+        found = transfer.found
+        if piece.fd < 0:
+            piece.fd = transfer.file.open()
+            if self._is_there(lane, transfer, part, piece):
+                return
         if piece.done and not found.ranged:
-            piece.done = 0
-            await lane.run(lambda _: os.ftruncate(piece.fd, 0))
-        left = None if piece.length is None else piece.length - piece.done
-        if left == 0:
-            return  # the last connection broke after the last byte
-        reading = await self._stores.store_for(found.url).read(found, piece.offset + piece.done, left)
-        await lane.run(lambda connections: reading.run(connections, piece))
+            piece.start_over()
+            os.ftruncate(piece.fd, 0)
+        if piece.left != 0:  # an empty file, or the last connection broke after the last byte
+            with lane.carrying(piece):
+                self._flow.stores.store_for(found.url).read(lane.connections, found, piece)
+                self._flow.moved(lane, piece)
+        if piece.left:
+            raise TransferIOError(f"{found.url}: got {piece.done} bytes of a range of {piece.length}")
+        piece.verify(found.url)
+        if transfer.journal is not None and piece.digest is not None and piece.algorithm is not None:
+            checksum = Checksum(piece.algorithm, piece.digest.digest())
+            transfer.journal.record(part.number, Receipt("", checksum))
+
+    def _is_there(self, lane: Lane, transfer: _Transfer, part: Part, piece: FileSlice) -> bool:
+        """In a lane: whether an earlier attempt brought this part, and it is still what it was then."""
+        receipt = transfer.recorded.get(part.number)
+        if receipt is None or receipt.checksum is None or receipt.checksum.algorithm is not piece.algorithm:
+            return False
+        there = FileSlice(piece.fd, part.offset, part.length)
+        value = lane.connections.digest_of(there, receipt.checksum.algorithm)
+        if value != receipt.checksum.value:
+            return False
+        piece.recall(value)
+        self._flow.tally.resumed(piece.done)
+        return True
 
 
-def _schedule(transfers: Sequence[_Transfer]) -> Iterator[tuple[_Transfer, Part]]:
-    """Parts in the order lanes take them."""
-    for transfer in transfers:
-        for part in transfer.parts:
-            yield transfer, part
+def _finish(transfer: _Transfer) -> None:
+    transfer.verify()
+    transfer.file.put_in_place(transfer.received_bytes)

@@ -1,277 +1,324 @@
-"""Stage out: every output that exists at its URL, whole or not at all.
+"""Uploads: local files, each at its URL, whole and verified, or not at all.
 
-    plan.uploads --find_outputs--> files --cut--> parts --lanes--> objects in the making --complete--> outputs
+    files --cut--> parts --schedule--> lanes --> objects in the making --complete--> objects
 
-Lanes take parts from all files alike; the lane that sends the last part of a file completes it. A file that
-fails does not stop the others; what was begun for it is aborted, so that no multipart upload stays open. The
-same holds when the whole phase is cancelled.
+Lanes take parts from all files alike; the lane that sends the last part of a file completes it. Small files
+are begun, sent and completed in one go, several in one job. A file that fails does not stop the others; what
+was begun for it is aborted, so that no multipart upload stays open, also when everything is cancelled. Where
+the process is killed instead, a journal lets a later attempt go on, or at least take back what was begun.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import OutputFailedError, TaskrunnerError
-from taskrunner.events import (
-    OutputLog,
-    OutputMissing,
-    OutputSkipped,
-    Reporter,
-    UploadDirectoryEmpty,
-    UploadFailed,
-    UploadFinished,
-    UploadProgress,
-    UploadStarted,
-)
-from taskrunner.shielded import in_daemon_thread, to_the_end
-from taskrunner.staging.lanes import Lane, open_lanes, work_through
-from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
-from taskrunner.staging.parts import upload_parts
-from taskrunner.staging.progress import Tally, told
+from taskrunner.errors import DamagedError, OutputFailedError, TaskrunnerError
+from taskrunner.events import Reporter, UploadFailed, UploadFinished, UploadProgress, UploadStarted
+from taskrunner.shielded import to_the_end
+from taskrunner.staging.flow import Flow
+from taskrunner.staging.journal import Recalled
+from taskrunner.staging.parts import Cut, upload_parts
+from taskrunner.staging.schedule import Schedule, Todo
 from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.store import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from taskrunner.plan import Plan
-    from taskrunner.plan import Upload as UploadRule
     from taskrunner.settings import TransferSettings
+    from taskrunner.staging.journal import Journal
+    from taskrunner.staging.lanes import Lane
+    from taskrunner.staging.progress import Tally
     from taskrunner.storage.opening import Stores
-    from taskrunner.storage.store import Part, StoredObject, Upload, Writing
-    from taskrunner.storage.wire import Connections
-    from taskrunner.workdir import WorkDir
+    from taskrunner.storage.store import Part, StoredObject, Upload
 
+_BEGIN_SECONDS = 10.0
 _ABORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class StagedOut:
-    """How the phase ended."""
+class Sendable:
+    """One local file to upload."""
 
-    outputs: tuple[OutputLog, ...]
-    """Every uploaded file, in the document's order, a directory's in byte order of their paths."""
-    errors: tuple[TaskrunnerError, ...]
+    url: str
+    path: str
+    """As the person who asked for it calls it (in the container, for an output)."""
+    source: Path
+    """Where its bytes are; no link in it."""
+    size_bytes: int
+    journal: Journal | None = None
+    """For files of several parts: what an earlier attempt sent; None where nobody could go on with it."""
 
 
-@dataclass(slots=True)
-class _Transfer:
-    """One file on its way; only the loop changes it."""
+@dataclass(slots=True, eq=False)
+class Sent:
+    """One file on its way, and in the end how it went; but for what is said otherwise only the loop changes it."""
 
-    file: OutputFile
-    parts: tuple[Part, ...]
-    upload: Upload | None = None
-    beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    receipts: dict[int, str] = field(default_factory=dict)
+    file: Sendable
+    cut: Cut
     stored: StoredObject | None = None
     error: TaskrunnerError | None = None
+    upload: Upload | None = None
+    """Set in the lane that began it, so that it is known also when nobody waits for that lane any more."""
+    beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    there_before: dict[int, Receipt] = field(default_factory=dict)
+    """Parts that the store has from an earlier attempt."""
+    recorded: dict[int, Receipt] = field(default_factory=dict)
+    """The same, as the journal says."""
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    told: bool = False
+    damaged: bool = False
     settled: bool = False
     """Whether what was begun and not completed has been withdrawn, or told as left behind."""
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is sent in one go."""
+        return len(self.cut) == 1
 
-async def stage_out(
-    plan: Plan,
-    workdir: WorkDir,
+
+async def upload(
+    files: Sequence[Sendable],
     stores: Stores,
-    transfer: TransferSettings,
+    settings: TransferSettings,
     reporter: Reporter,
     *,
-    succeeded: bool,
-    on_uploaded: Callable[[OutputLog], None] = lambda _log: None,
-) -> StagedOut:
-    """Upload what the task's rules find. Failures are told in the result, not raised.
+    on_uploaded: Callable[[Sendable], None] = lambda _file: None,
+) -> tuple[tuple[Sent, ...], Tally]:
+    """Send every file. Failures are told in the result, in the files' order, not raised.
 
-    After success a missing output is an error; after an executor's failure it is a warning. `on_uploaded` is
-    told each file as it arrives, so that it is known also when the phase is cancelled.
+    Whatever happens, no lane is left and nothing half-made is at any URL. `on_uploaded` is told each file as it
+    arrives, so that it is known also when all is cancelled.
     """
-    found = await _find(plan, workdir)
-    errors = _tell_what_is_not_there(found, reporter, succeeded=succeeded)
-    uploads = _Uploads(stores, transfer, reporter, on_uploaded)
-    transfers = [uploads.transfer(file) for file in found.files]
-    await uploads.carry(transfers)
-    outputs = [_log_of(one.file) for one in transfers if one.stored is not None]
-    failed = [one.error for one in transfers if one.error is not None]
-    return StagedOut(tuple(outputs), (*errors, *failed))
-
-
-async def _find(plan: Plan, workdir: WorkDir) -> FoundOutputs:
-    stopped = threading.Event()
+    sent = tuple(Sent(file, upload_parts(file.size_bytes, settings.part_bytes)) for file in files)
+    flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in sent))
+    flow.tally.files_total = len(sent)
+    flow.tally.bytes_total = sum(one.file.size_bytes for one in sent)
+    uploads = _Uploads(flow, sent, reporter, on_uploaded)
     try:
-        return await in_daemon_thread(
-            lambda: find_outputs(plan.uploads, workdir, stopped), name="find outputs"
-        )
+        async with flow.watched(lambda: reporter.report(flow.tally.progress(UploadProgress)), restarts=True):
+            await flow.work_through(uploads.schedule, uploads.work)
     finally:
-        stopped.set()  # where we are cancelled, the thread ends as well
-
-
-def _log_of(file: OutputFile) -> OutputLog:
-    return OutputLog(url=file.url, path=file.path, size_bytes=file.size_bytes)
-
-
-def _tell_what_is_not_there(
-    found: FoundOutputs, reporter: Reporter, *, succeeded: bool
-) -> list[TaskrunnerError]:
-    """Events for all that will not be uploaded, and the errors among them."""
-    for rule in found.empty:
-        reporter.report(UploadDirectoryEmpty(url=rule.url))
-    for path, kind in found.skipped:
-        reporter.report(OutputSkipped(path=path, reason=f"it is {kind}"))
-    lenient = [*found.unmatched, *(() if succeeded else found.missing)]
-    for rule in lenient:
-        reporter.report(OutputMissing(url=rule.url, path=rule.path))
-    missing = [(rule.url, _missing(rule)) for rule in found.missing] if succeeded else []
-    errors = [*missing, *found.refused]
-    for url, error in errors:
-        reporter.report(UploadStarted(url=url))
-        reporter.report(UploadFailed(url=url, error=str(error)))
-    return [error for _, error in errors]
-
-
-def _missing(rule: UploadRule) -> OutputFailedError:
-    return OutputFailedError(
-        f"output {rule.path} is missing: the executors succeeded but did not make it; nothing is at {rule.url}"
-    )
+        await uploads.withdraw([one for one in sent if one.upload is not None and one.stored is None])
+    return sent, flow.tally
 
 
 class _Uploads:
-    """The uploads of one task, sharing lanes, retries and a tally."""
+    """The uploads of one phase."""
 
     def __init__(
-        self,
-        stores: Stores,
-        transfer: TransferSettings,
-        reporter: Reporter,
-        on_uploaded: Callable[[OutputLog], None],
+        self, flow: Flow, sent: Sequence[Sent], reporter: Reporter, on_uploaded: Callable[[Sendable], None]
     ) -> None:
-        self._stores = stores
-        self._on_uploaded = on_uploaded
-        self._settings = transfer
+        largest_first = sorted(sent, key=lambda one: one.file.size_bytes, reverse=True)
+        large = [one for one in largest_first if not one.is_small]
+        self._flow = flow
         self._reporter = reporter
-        self._tally = Tally()
+        self._on_uploaded = on_uploaded
+        self.schedule: Schedule[tuple[Sent, Part], Sent] = Schedule(
+            chain.from_iterable(((one, part) for part in one.cut) for one in large),
+            sum(len(one.cut) for one in large),
+            [one for one in largest_first if one.is_small],
+            lambda one: one.file.size_bytes,
+        )
 
-    def transfer(self, file: OutputFile) -> _Transfer:
-        self._tally.files_total += 1
-        self._tally.bytes_total += file.size_bytes
-        return _Transfer(file, upload_parts(file.size_bytes, self._settings.part_bytes))
-
-    async def carry(self, transfers: Sequence[_Transfer]) -> None:
-        """Move everything. Whatever happens, nothing half-made is left at any URL."""
-        if not transfers:
+    async def work(self, lane: Lane, item: tuple[Sent, Part] | list[Sent]) -> None:
+        """Do what a lane took from the schedule."""
+        if isinstance(item, tuple):
+            await self._send(lane, *item)
             return
-        order = sorted(transfers, key=lambda one: one.file.size_bytes, reverse=True)
-        lane_count = min(self._settings.max_connections, sum(len(one.parts) for one in order))
-        try:
-            async with (
-                open_lanes(lane_count, self._stores.connections) as lanes,
-                told(self._tally, UploadProgress, self._reporter),
-            ):
-                await work_through(_schedule(order), lanes, self._send)
-        finally:
-            await self._abort([one for one in transfers if one.upload is not None and one.stored is None])
+        for one in item:
+            self._tell_start(one)
+        outcomes = await self._flow.once(lane, [partial(self._send_whole, one) for one in item])
+        for one, outcome in zip(item, outcomes, strict=True):
+            if isinstance(outcome, TaskrunnerError):
+                await self._send_small(lane, one, outcome)
+            else:
+                self._arrived(one, outcome)
 
-    async def _send(self, lane: Lane, item: tuple[_Transfer, Part]) -> None:
-        transfer, part = item
-        url = transfer.file.url
+    async def _send_small(self, lane: Lane, one: Sent, failed: TaskrunnerError) -> None:
+        """Send a file of one part whose first try `failed`."""
         try:
-            upload = await self._begun(transfer)
-            transfer.receipts[part.number] = await self._send_part(lane, transfer, upload, part)
-            if len(transfer.receipts) < len(transfer.parts) or transfer.error:
-                return
-            receipts = [transfer.receipts[number] for number in sorted(transfer.receipts)]
-            stored = await self._complete(upload, receipts)
+            try:
+                stored = await self._flow.tries(lane, partial(self._send_whole, one), failed)
+            except DamagedError:
+                stored = await self._flow.tries(lane, partial(self._send_whole, one))
         except TaskrunnerError as error:
-            if transfer.error is None:
-                transfer.error = error
-                self._reporter.report(UploadFailed(url=url, error=str(error)))
-            return
-        transfer.stored = stored
-        self._tally.files_done += 1
-        self._on_uploaded(_log_of(transfer.file))
-        self._reporter.report(UploadFinished(url=url, size=transfer.file.size_bytes, etag=stored.etag))
+            self._fail(one, error)
+        else:
+            self._arrived(one, stored)
 
-    async def _begun(self, transfer: _Transfer) -> Upload:
-        """The upload that all parts of a file share; whichever lane comes first begins it."""
-        async with transfer.beginning:
-            if transfer.upload is None:
-                if transfer.error is not None:
-                    raise transfer.error
-                self._reporter.report(UploadStarted(url=transfer.file.url))
-                store = self._stores.store_for(transfer.file.url)
-                async for attempt in self._settings.patience.tries():
-                    with attempt:
-                        transfer.upload = await store.begin_upload(transfer.file.url, transfer.parts)
-            assert transfer.upload is not None  # noqa: S101  # the last try returns or raises
-            return transfer.upload
-
-    async def _send_part(self, lane: Lane, transfer: _Transfer, upload: Upload, part: Part) -> str:
-        piece = FileSlice(-1, part.offset, part.length)
-        async with self._tally.watching(piece):
-            async for attempt in self._settings.patience.tries():
-                with attempt:
-                    send = partial(_send, await upload.write_part(part), transfer.file, piece)
-                    return await lane.run(send)
-        raise AssertionError("the last try either returns or raises")
-
-    async def _complete(self, upload: Upload, receipts: Sequence[str]) -> StoredObject:
-        async for attempt in self._settings.patience.tries():
-            with attempt:
-                return await upload.complete(receipts)
-        raise AssertionError("the last try either returns or raises")
-
-    async def _abort(self, transfers: Sequence[_Transfer]) -> None:
-        """Withdraw what was begun; when cancelled, within a time limit. What could not be withdrawn is told."""
-        if not transfers:
-            return
-        todo = iter(transfers)
-
-        async def worker() -> None:
-            for one in todo:
-                assert one.upload is not None  # noqa: S101  # chosen so
-                try:
-                    await one.upload.abort()
-                except TaskrunnerError as error:
-                    self._tell_not_withdrawn(one, str(error))
-                one.settled = True
-
-        async def all_workers() -> None:
-            async with asyncio.TaskGroup() as group:
-                for number in range(min(self._settings.max_connections, len(transfers))):
-                    group.create_task(worker(), name=f"abort-{number}")
-
+    def _send_whole(self, one: Sent, lane: Lane) -> StoredObject:
+        """In a lane: begin, send and complete a file of one part, or leave nothing of it."""
+        store = self._flow.stores.store_for(one.file.url)
+        upload = store.begin_upload(lane.connections, one.file.url, one.cut)
         try:
-            await to_the_end(all_workers(), name="abort-uploads", limit_seconds=_ABORT_SECONDS)
+            part = one.cut[0]
+            piece = FileSlice(-1, part.offset, part.length)
+            with self._flow.tally.watching(piece):
+                receipt = self._send_piece(lane, one, upload, part, piece)
+            return upload.complete(lane.connections, [receipt])
+        except BaseException:
+            upload.abort(lane.connections)
+            raise
+
+    def _send_piece(self, lane: Lane, one: Sent, upload: Upload, part: Part, piece: FileSlice) -> Receipt:
+        """In a lane: one try of one part: the file's own bytes, never a link's, never waiting for a pipe's end."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            piece.fd = os.open(one.file.source, flags)
+        except OSError as error:
+            raise OutputFailedError(f"can't read {one.file.path}: {error.strerror}") from error
+        try:
+            piece.done = 0
+            if (there := self._is_there(lane, one, part, piece)) is not None:
+                return there
+            with lane.carrying(piece):
+                receipt = upload.write_part(lane.connections, part, piece)
+                self._flow.moved(lane, piece)
         finally:
-            for one in transfers:
+            os.close(piece.fd)
+            piece.fd = -1
+        if one.file.journal is not None and not one.is_small:
+            one.file.journal.record(part.number, receipt)
+        return receipt
+
+    def _is_there(self, lane: Lane, one: Sent, part: Part, piece: FileSlice) -> Receipt | None:
+        """In a lane: the receipt of a part that the store has from an earlier attempt, if it still fits."""
+        there = one.there_before.get(part.number)
+        recorded = one.recorded.get(part.number)
+        if there is None:
+            return None
+        known = there.checksum
+        if known is None and recorded is not None and recorded.etag == there.etag:
+            known = recorded.checksum
+        if known is None or lane.connections.digest_of(piece, known.algorithm) != known.value:
+            return None
+        piece.done = part.length
+        self._flow.tally.resumed(part.length)
+        return Receipt(there.etag, known)
+
+    async def _send(self, lane: Lane, one: Sent, part: Part) -> None:
+        """Send one part, and with the last one complete the file."""
+        if one.error is not None:
+            return
+        self._tell_start(one)
+        try:
+            stored = await self._send_and_complete(lane, one, part)
+        except DamagedError as error:
+            if one.damaged:
+                self._fail(one, error)
+            else:
+                await self._send_again(lane, one)
+        except TaskrunnerError as error:
+            self._fail(one, error)
+        else:
+            if stored is not None:
+                self._arrived(one, stored)
+
+    async def _send_and_complete(self, lane: Lane, one: Sent, part: Part) -> StoredObject | None:
+        upload = await self._begun(lane, one)
+        piece = FileSlice(-1, part.offset, part.length)
+        with self._flow.tally.watching(piece):
+            one.receipts[part.number] = await self._flow.tries(
+                lane, lambda lane: self._send_piece(lane, one, upload, part, piece)
+            )
+        if len(one.receipts) < len(one.cut) or one.error is not None:
+            return None
+        receipts = [one.receipts[number] for number in sorted(one.receipts)]
+        stored = await self._flow.tries(lane, lambda lane: upload.complete(lane.connections, receipts))
+        await lane.run(lambda _: _forget_journal(one))
+        return stored
+
+    async def _send_again(self, lane: Lane, one: Sent) -> None:
+        """What the store put together is not what was sent: all of it is sent once more."""
+        one.damaged = True
+        upload, one.upload = one.upload, None
+        if upload is not None:
+            await self._flow.tries(lane, lambda lane: upload.abort(lane.connections))
+        await lane.run(lambda _: _forget_journal(one))
+        self._flow.tally.forget(one.file.size_bytes)
+        one.receipts.clear()
+        one.there_before.clear()
+        self.schedule.put_back([(one, part) for part in one.cut])
+        self._flow.more_to_take()
+
+    async def _begun(self, lane: Lane, one: Sent) -> Upload:
+        """The upload that all parts of a file share; whichever lane comes first begins it."""
+        async with one.beginning:
+            if one.upload is None:
+                if one.error is not None:
+                    raise one.error
+                # A request to begin that is cut off may have begun something all the same.
+                begin = self._flow.tries(lane, partial(self._begin, one))
+                await to_the_end(begin, name=f"begin {one.file.url}", limit_seconds=_BEGIN_SECONDS)
+            assert one.upload is not None  # noqa: S101  # begun, or raised
+            return one.upload
+
+    def _begin(self, one: Sent, lane: Lane) -> None:
+        """In a lane: begin an upload, or go on with the one an earlier attempt began."""
+        store, journal = self._flow.stores.store_for(one.file.url), one.file.journal
+        recalled = Recalled({}) if journal is None else journal.recall()
+        resume_id = recalled.resume_id or None
+        one.upload = store.begin_upload(lane.connections, one.file.url, one.cut, resume_id)
+        if journal is None or one.upload.resume_id is None:
+            return
+        if one.upload.resume_id == resume_id:
+            one.recorded = recalled.parts
+            one.there_before = dict(one.upload.sent_parts(lane.connections))
+        else:
+            journal.begin(one.upload.resume_id)
+
+    def _tell_start(self, one: Sent) -> None:
+        if not one.told:
+            one.told = True
+            self._reporter.report(UploadStarted(url=one.file.url))
+
+    def _arrived(self, one: Sent, stored: StoredObject) -> None:
+        one.stored = stored
+        self._flow.tally.files_done += 1
+        self._on_uploaded(one.file)
+        self._reporter.report(UploadFinished(url=one.file.url, size=one.file.size_bytes, etag=stored.etag))
+
+    def _fail(self, one: Sent, error: TaskrunnerError) -> None:
+        if one.error is None:
+            one.error = error
+            self._reporter.report(UploadFailed(url=one.file.url, error=str(error)))
+
+    async def withdraw(self, begun: Sequence[Sent]) -> None:
+        """Take back what was begun; when cancelled, within a time limit. What could not be withdrawn is told."""
+        if not begun:
+            return
+        flow = Flow(self._flow.stores, self._flow.settings, most_items=len(begun))
+        withdrawing = flow.work_through(Todo(begun), partial(self._withdraw, flow))
+        try:
+            await to_the_end(withdrawing, name="withdraw-uploads", limit_seconds=_ABORT_SECONDS)
+        finally:
+            for one in begun:
                 if not one.settled:
                     self._tell_not_withdrawn(one, "there was no time left")
 
-    def _tell_not_withdrawn(self, transfer: _Transfer, reason: str) -> None:
-        url = transfer.file.url
+    async def _withdraw(self, flow: Flow, lane: Lane, one: Sent) -> None:
+        upload = one.upload
+        assert upload is not None  # noqa: S101  # chosen so
+        try:
+            await flow.tries(lane, lambda lane: upload.abort(lane.connections))
+            await lane.run(lambda _: _forget_journal(one))
+        except TaskrunnerError as error:
+            self._tell_not_withdrawn(one, str(error))
+        one.settled = True
+
+    def _tell_not_withdrawn(self, one: Sent, reason: str) -> None:
+        url = one.file.url
         error = f"the upload begun for {url} could not be withdrawn: {reason}; remove it by hand"
         self._reporter.report(UploadFailed(url=url, error=error))
 
 
-def _schedule(transfers: Sequence[_Transfer]) -> Iterator[tuple[_Transfer, Part]]:
-    """Parts in the order lanes take them; of a file that has failed no more."""
-    for transfer in transfers:
-        for part in transfer.parts:
-            if transfer.error is not None:
-                break
-            yield transfer, part
-
-
-def _send(writing: Writing, file: OutputFile, piece: FileSlice, connections: Connections) -> str:
-    """One try of one part, in a lane: the output's own bytes, never a link's, never waiting for a pipe's end."""
-    try:
-        fd = os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise OutputFailedError(f"can't read output {file.path}: {error.strerror}") from error
-    try:
-        piece.fd, piece.done = fd, 0
-        return writing.run(connections, piece)
-    finally:
-        os.close(fd)
+def _forget_journal(one: Sent) -> None:
+    if one.file.journal is not None:
+        one.file.journal.remove()

@@ -118,7 +118,8 @@ class Task:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Iterator[WorkDir]:
-    with leased(tmp_path / "task") as workdir:
+    with leased(tmp_path / "task") as lease:
+        workdir = lease.workdir
         for path in ("work", "tmp"):
             (workdir.root / path).mkdir()
             (workdir.root / path).chmod(0o777)

@@ -61,9 +61,9 @@ async def test_another_live_runner_of_the_task_keeps_its_container(task: Task) -
     """It holds the lease of the first directory, so ours is another, and so are our containers' names."""
     with leased(task.workdir.root) as beside:
         other = await left_behind(task, f"{task.task_id}-0", task.workdir.root, "sleep", "60")
-        assert beside.root != task.workdir.root
+        assert beside.workdir.root != task.workdir.root
 
-        await remove_orphans(task.engine, task.task_id, str(beside.root), task.reporter)
+        await remove_orphans(task.engine, task.task_id, str(beside.workdir.root), task.reporter)
 
         assert task.reporter.events == []
         assert (await task.run(task.step("echo", "beside"))).stdout == "beside\n"

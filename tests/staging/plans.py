@@ -36,7 +36,9 @@ class Recorder:
             self.begun.set()
 
     def told(self) -> list[tuple[str, object]]:
-        return [(event.msg, event.fields().get("url")) for event in self.events]
+        """Kind and URL of each event about one URL."""
+        events = [(event.msg, event.fields().get("url")) for event in self.events]
+        return [(msg, url) for msg, url in events if url is not None]
 
 
 def a_plan(
@@ -79,8 +81,8 @@ async def stores_with(memory: MemoryStore, *allowed: Path) -> AsyncIterator[Stor
 
 @contextmanager
 def a_workdir(tmp_path: Path) -> Iterator[WorkDir]:
-    with leased(tmp_path / "work" / "t") as workdir:
-        yield workdir
+    with leased(tmp_path / "work" / "t") as lease:
+        yield lease.workdir
 
 
 def partial_files(workdir: WorkDir) -> list[str]:

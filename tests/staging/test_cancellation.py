@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.staging.download import stage_in
-from taskrunner.staging.upload import stage_out
+from taskrunner.staging.stage_in import stage_in
+from taskrunner.staging.stage_out import stage_out
 from taskrunner.storage.memory import MemoryStore
 from tests.staging.plans import (
     TRANSFER,
@@ -54,7 +54,7 @@ async def gone(names: list[str]) -> bool:
 
 
 async def test_a_stopped_download_leaves_no_file_and_no_thread(tmp_path: Path) -> None:
-    memory = MemoryStore(bytes_per_second=SLOW_BYTES_PER_SECOND)
+    memory = MemoryStore(total_bytes_per_second=SLOW_BYTES_PER_SECOND)
     memory.put("memory://b/big", bytes(2_000_000))
     recorder = Recorder()
     with a_workdir(tmp_path) as workdir:
@@ -66,7 +66,7 @@ async def test_a_stopped_download_leaves_no_file_and_no_thread(tmp_path: Path) -
 
 
 async def test_a_stopped_upload_leaves_nothing_at_its_url_and_no_thread(tmp_path: Path) -> None:
-    memory = MemoryStore(bytes_per_second=SLOW_BYTES_PER_SECOND)
+    memory = MemoryStore(total_bytes_per_second=SLOW_BYTES_PER_SECOND)
     recorder = Recorder()
     with a_workdir(tmp_path) as workdir:
         workdir.place("/out").mkdir()

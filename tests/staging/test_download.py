@@ -19,7 +19,7 @@ from taskrunner.errors import (
     TransientError,
 )
 from taskrunner.plan import ContentFile, Download
-from taskrunner.staging.download import stage_in
+from taskrunner.staging.stage_in import stage_in
 from taskrunner.storage.memory import Fault, MemoryStore
 from taskrunner.task import FileType
 from taskrunner.workdir import WorkDir

@@ -9,7 +9,7 @@ import pytest
 
 from taskrunner.errors import AccessDeniedError, OutputFailedError, TransientError
 from taskrunner.plan import Upload
-from taskrunner.staging.upload import StagedOut, stage_out
+from taskrunner.staging.stage_out import StagedOut, stage_out
 from taskrunner.storage.memory import Fault, MemoryStore
 from taskrunner.task import FileType
 from taskrunner.workdir import WorkDir

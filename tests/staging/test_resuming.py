@@ -1,0 +1,234 @@
+"""A later attempt goes on where a killed one stopped; nothing that was left behind is trusted."""
+
+import json
+import random
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from taskrunner.errors import TransferIOError
+from taskrunner.events import DownloadTotals, UploadTotals
+from taskrunner.staging.stage_in import stage_in
+from taskrunner.staging.stage_out import stage_out
+from taskrunner.storage.checksums import Algorithm
+from taskrunner.storage.memory import Fault, MemoryStore
+from taskrunner.workdir import WorkDir, leased
+from tests.staging.plans import PART_BYTES, TRANSFER, Recorder, a_plan, download, stores_with, upload
+
+NOISE = random.Random(5).randbytes(20 * PART_BYTES + 17)
+URL = "memory://b/big"
+BROKEN = Fault(TransferIOError("the process was killed here"))
+
+
+def a_store(**knobs: object) -> MemoryStore:
+    memory = MemoryStore(algorithm=Algorithm.CRC64NVME, **knobs)  # type: ignore[arg-type]
+    memory.put(URL, NOISE)
+    return memory
+
+
+async def attempt(memory: MemoryStore, root: Path, path: str = "/in/big") -> Recorder:
+    """One attempt at staging in; what a later one can go on with stays."""
+    recorder = Recorder()
+    with leased(root) as lease:
+        lease.keep_for_retry = True
+        plan = a_plan(lease.workdir, downloads=(download(lease.workdir, URL, path),))
+        async with stores_with(memory) as stores:
+            await stage_in(plan, lease.workdir, stores, TRANSFER, recorder)
+        assert lease.workdir.place(path).read_bytes() == memory.get(URL)
+    return recorder
+
+
+async def killed_attempt(root: Path, path: str = "/in/big") -> None:
+    memory = a_store(read_faults=deque([None] * 12 + [BROKEN] * 30))
+    with pytest.raises(TransferIOError, match="killed here"):
+        await attempt(memory, root, path)
+
+
+def resumable(root: Path) -> list[Path]:
+    return sorted(WorkDir(root, root.with_name(f".{root.name}")).resumable_inputs.iterdir())
+
+
+def resumed_bytes(recorder: Recorder) -> int:
+    return next(event.bytes_resumed for event in recorder.events if isinstance(event, DownloadTotals))
+
+
+async def test_a_later_attempt_brings_only_what_is_missing(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    memory = a_store()
+    recorder = await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served + resumed_bytes(recorder) == len(NOISE)
+    assert 9 * PART_BYTES <= resumed_bytes(recorder) <= 12 * PART_BYTES
+
+
+async def test_once_all_inputs_are_there_nothing_is_kept_for_another_attempt(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    await attempt(a_store(), tmp_path / "t")
+    memory = a_store()
+    await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served == len(NOISE)
+
+
+async def test_an_object_that_has_changed_is_brought_anew_and_the_old_one_is_removed(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    memory = a_store(read_faults=deque([BROKEN] * 30))
+    memory.put(URL, bytes(len(NOISE)))
+    with pytest.raises(TransferIOError):
+        await attempt(memory, tmp_path / "t")
+    assert len([path for path in resumable(tmp_path / "t") if path.suffix == ".journal"]) == 1
+    memory.read_faults.clear()
+    await attempt(memory, tmp_path / "t")
+
+
+async def test_parts_that_are_no_longer_what_was_written_are_brought_again(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    [partial] = [path for path in resumable(tmp_path / "t") if path.suffix != ".journal"]
+    with partial.open("r+b") as file:
+        file.write(b"\0" * 10)
+    memory = a_store()
+    recorder = await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served + resumed_bytes(recorder) == len(NOISE)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1, 100, -1, -20])
+async def test_a_journal_that_is_cut_off_counts_as_far_as_it_can_be_read(
+    tmp_path: Path, kept_bytes: int
+) -> None:
+    await killed_attempt(tmp_path / "t")
+    [journal] = [path for path in resumable(tmp_path / "t") if path.suffix == ".journal"]
+    journal.write_bytes(journal.read_bytes()[:kept_bytes])
+    memory = a_store()
+    recorder = await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served + resumed_bytes(recorder) == len(NOISE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe garbage \n",
+        b"[]\n",
+        b'{"part": "1", "etag": ""}\n',
+        b'{"part": 1, "etag": "", "algorithm": "ROT13", "value": "AAAA"}\n',
+        b'{"part": 1, "etag": "", "algorithm": "CRC64NVME", "value": "****"}\n',
+        b'{"part": 999999, "etag": ""}\n',
+        b'{"part": 1, "etag": "", "algorithm": "CRC64NVME", "value": "AAAAAAAAAAA="}\n',
+    ],
+)
+async def test_a_damaged_line_in_a_journal_costs_a_download_and_no_more(tmp_path: Path, line: bytes) -> None:
+    await killed_attempt(tmp_path / "t")
+    [journal] = [path for path in resumable(tmp_path / "t") if path.suffix == ".journal"]
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, line, *others]))
+    await attempt(a_store(), tmp_path / "t")
+
+
+async def test_a_foreign_journal_is_ignored(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    [journal] = [path for path in resumable(tmp_path / "t") if path.suffix == ".journal"]
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    foreign = {**json.loads(first), "etag": '"another"'}
+    journal.write_bytes(b"".join([json.dumps(foreign).encode() + b"\n", *others]))
+    memory = a_store()
+    await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served == len(NOISE)
+
+
+async def test_a_journal_without_its_file_is_ignored(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    [partial] = [path for path in resumable(tmp_path / "t") if path.suffix != ".journal"]
+    partial.unlink()
+    memory = a_store()
+    await attempt(memory, tmp_path / "t")
+    assert memory.bytes_served == len(NOISE)
+
+
+async def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path: Path) -> None:
+    await killed_attempt(tmp_path / "t")
+    [partial] = [path for path in resumable(tmp_path / "t") if path.suffix != ".journal"]
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes(len(NOISE)))
+    partial.unlink()
+    partial.symlink_to(precious)
+    await attempt(a_store(), tmp_path / "t")
+    assert precious.read_bytes() == bytes(len(NOISE))
+
+
+async def test_a_run_that_is_not_to_be_retried_leaves_nothing_for_a_later_one(tmp_path: Path) -> None:
+    memory = a_store(read_faults=deque([None] * 12 + [BROKEN] * 30))
+    with leased(tmp_path / "t") as lease:
+        plan = a_plan(lease.workdir, downloads=(download(lease.workdir, URL, "/in/big"),))
+        async with stores_with(memory) as stores:
+            with pytest.raises(TransferIOError):
+                await stage_in(plan, lease.workdir, stores, TRANSFER, Recorder())
+    assert not (tmp_path / ".t").exists()
+
+
+OUTPUT = random.Random(6).randbytes(50 * 1024 * 1024)
+OUT_URL = "memory://b/out"
+
+
+async def staging_out(
+    memory: MemoryStore, root: Path, content: bytes, *, killed: bool = False, url: str = OUT_URL
+) -> Recorder:
+    recorder = Recorder()
+    with leased(root) as lease:
+        lease.keep_for_retry = True
+        lease.workdir.place("/out").mkdir()
+        lease.workdir.place("/out/f").write_bytes(content)
+        plan = a_plan(lease.workdir, uploads=(upload(lease.workdir, "/out/f", url),))
+        async with stores_with(memory) as stores:
+            result = await stage_out(plan, lease.workdir, stores, TRANSFER, recorder, succeeded=True)
+        assert bool(result.errors) is killed
+    return recorder
+
+
+async def killed_staging_out(memory: MemoryStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts arrive until one does not; what was begun is not withdrawn and the journal stays."""
+    with monkeypatch.context() as patched:
+        patched.setattr("taskrunner.staging.upload._Uploads.withdraw", no_time_for_that)
+        memory.write_faults.extend([None, None, BROKEN, BROKEN, BROKEN, BROKEN])
+        await staging_out(memory, root, OUTPUT, killed=True)
+    memory.write_faults.clear()
+    assert memory.open_uploads == 1
+
+
+async def no_time_for_that(*_: object) -> None:
+    """A killed process withdraws nothing."""
+
+
+def sent_before(recorder: Recorder) -> int:
+    return next(event.bytes_resumed for event in recorder.events if isinstance(event, UploadTotals))
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.CRC64NVME, None])
+async def test_an_interrupted_upload_goes_on_where_its_parts_still_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: Algorithm | None
+) -> None:
+    memory = MemoryStore(resumable=True, algorithm=algorithm)
+    await killed_staging_out(memory, tmp_path / "t", monkeypatch)
+    taken_before = memory.bytes_taken
+    recorder = await staging_out(memory, tmp_path / "t", OUTPUT)
+    assert (memory.get(OUT_URL) == OUTPUT, memory.open_uploads) == (True, 0)
+    if algorithm is not None:
+        assert sent_before(recorder) > 0
+        assert memory.bytes_taken - taken_before + sent_before(recorder) == len(OUTPUT)
+
+
+async def test_an_output_that_is_another_now_is_sent_wholly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore(resumable=True, algorithm=Algorithm.CRC64NVME)
+    await killed_staging_out(memory, tmp_path / "t", monkeypatch)
+    other = OUTPUT[::-1]
+    recorder = await staging_out(memory, tmp_path / "t", other)
+    assert (memory.get(OUT_URL) == other, memory.open_uploads, sent_before(recorder)) == (True, 0, 0)
+
+
+@pytest.mark.parametrize("content", [b"short", OUTPUT + b"more"])
+async def test_an_upload_nobody_goes_on_with_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    memory = MemoryStore(resumable=True, algorithm=Algorithm.CRC64NVME)
+    await killed_staging_out(memory, tmp_path / "t", monkeypatch)
+    await staging_out(memory, tmp_path / "t", content)
+    assert (memory.get(OUT_URL) == content, memory.open_uploads) == (True, 0)
