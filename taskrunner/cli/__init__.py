@@ -17,7 +17,9 @@ import click
 from taskrunner import __version__
 from taskrunner.cli.look import PLAN, VALIDATE
 from taskrunner.cli.run import RUN
+from taskrunner.cli.stage import STAGE_IN, STAGE_OUT
 from taskrunner.cli.stopping import hold_signals
+from taskrunner.cli.storage import STORAGE
 from taskrunner.cli.telling import tell_error
 from taskrunner.errors import ExitCode, TaskrunnerError
 
@@ -30,15 +32,18 @@ COMMANDS = click.Group(
         "Run one GA4GH TES task as the entrypoint of an AWS Batch container: inputs are downloaded, executors "
         "run as sibling containers, outputs are uploaded, and JSON events in Funnel's format tell it all."
     ),
-    commands=[RUN, VALIDATE, PLAN],
+    commands=[RUN, VALIDATE, PLAN, STAGE_IN, STAGE_OUT, STORAGE],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 click.version_option(__version__, prog_name="taskrunner")(COMMANDS)
 
+_LISTENING = frozenset(("run", "stage-in", "stage-out", "storage"))
+"""Commands that wind up what they have begun when a signal comes."""
+
 
 def main() -> None:
     """The `taskrunner` command."""
-    if sys.argv[1:2] == ["run"]:
+    if sys.argv[1:2] and sys.argv[1] in _LISTENING:
         hold_signals()
     # Imports make a hundred thousand objects, none of them garbage: looking through them again and again while
     # starting, and once more at the end, is a fifth of a short run.

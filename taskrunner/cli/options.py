@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -39,9 +40,11 @@ class SettingOption(click.Option):
         type: click.ParamType[Any] | None = None,  # noqa: A002  # click's word
         metavar: str | None = None,
         multiple: bool = False,
+        default: object = None,
     ) -> None:
+        """`default` stands for the field's own where a command has another."""
         self.field = field
-        default = _value_at(_DEFAULTS, field)
+        default = _value_at(_DEFAULTS, field) if default is None else default
         flag = isinstance(default, bool)
         super().__init__(
             [f"--{name}/--no-{name}" if flag else f"--{name}"],
@@ -121,6 +124,37 @@ class _SecondsType(click.ParamType[float]):
         return seconds
 
 
+class _SizeType(click.ParamType[int]):
+    """A number of bytes, or of bytes a second: `8000000`, `10MB`, `1.5GiB`; at least one."""
+
+    name = "SIZE"
+
+    def __init__(self, *, per_second: bool = False) -> None:
+        self._per_second = per_second
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        match = _SIZE.fullmatch(text.removesuffix("/s") if self._per_second else text)
+        size_bytes = math.floor(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+        if not 0 < size_bytes < _MOST_BYTES:
+            examples = "10MB/s, 1.5GiB/s or 8000000" if self._per_second else "500MB, 1.5GiB or 8000000"
+            self.fail(
+                f"expected a number of bytes, as {examples} (kB, MB, GB, TB; KiB, MiB, GiB, TiB), got {value!r}",
+                param,
+                ctx,
+            )
+        return size_bytes
+
+
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
+_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([kmgt]i?b|b|)", re.IGNORECASE)
+_MOST_BYTES = 2**63
+
+
 class _NameType(click.Choice[str]):
     """One of an enumeration's values."""
 
@@ -132,7 +166,7 @@ class _NameType(click.Choice[str]):
         return self._kind(super().convert(value, param, ctx))
 
 
-PLANNING = (
+PLACES = (
     SettingOption(
         "work-dir",
         "work.work_dir",
@@ -148,6 +182,10 @@ PLANNING = (
         multiple=True,
         metavar="DIR",
     ),
+)
+
+PLANNING = (
+    *PLACES,
     SettingOption(
         "host-path",
         "work.host_paths",
@@ -177,6 +215,27 @@ S3 = (
     ),
 )
 
+LEAVE_WORK_DIR = SettingOption(
+    "leave-work-dir", "work.leave_work_dir", "Keep the task's files afterwards, to look at."
+)
+
+PROGRESS = SettingOption(
+    "progress-seconds",
+    "logs.progress_seconds",
+    "Least time between two progress events in the JSON log.",
+    type=_SecondsType(),
+)
+
+LOG_FORMAT = click.Option(
+    ["--log-format"],
+    envvar="TASKRUNNER_LOG_FORMAT",
+    show_envvar=True,
+    show_default=True,
+    type=click.Choice(["auto", "json", "text"]),
+    default="auto",
+    help="How events are told on standard error; auto: text on a terminal, else JSON.",
+)
+
 RUNNING = (
     SettingOption(
         "result",
@@ -198,13 +257,8 @@ RUNNING = (
         "Least time between two stream events of an executor; 0: one at its end.",
         type=_SecondsType(),
     ),
-    SettingOption(
-        "progress-seconds",
-        "logs.progress_seconds",
-        "Least time between two progress events in the JSON log.",
-        type=_SecondsType(),
-    ),
-    SettingOption("leave-work-dir", "work.leave_work_dir", "Keep the task's files afterwards, to look at."),
+    PROGRESS,
+    LEAVE_WORK_DIR,
     SettingOption(
         "on-executor-error",
         "on_executor_error",
@@ -220,11 +274,26 @@ RUNNING = (
         "Time between a container's stop signal and SIGKILL when the task is stopped.",
         type=_SecondsType(),
     ),
+)
+
+TRANSFER = (
     SettingOption(
         "max-connections",
         "transfer.max_connections",
-        "Connections that carry bytes, shared by all files.",
+        "The most connections that carry bytes, shared by all files; how many is found by trying.",
         type=click.IntRange(min=1, max=1024),
         metavar="N",
+    ),
+    SettingOption(
+        "bandwidth",
+        "transfer.bandwidth_bytes_per_second",
+        "The most bytes per second, all connections together: 10MB, 1.5GiB, 8000000.",
+        type=_SizeType(per_second=True),
+    ),
+    SettingOption(
+        "memory",
+        "transfer.memory_bytes",
+        "The most memory for bytes on their way; it limits the connections.",
+        type=_SizeType(),
     ),
 )

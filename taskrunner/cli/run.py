@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskrunner.cli.deliver import check_destination, deliver, deliver_file, path_of
-from taskrunner.cli.options import PLANNING, RUNNING, S3, settings_from
+from taskrunner.cli.options import LOG_FORMAT, PLANNING, RUNNING, S3, TRANSFER, settings_from
 from taskrunner.cli.source import PARAMETERS, read_document
 from taskrunner.cli.stopping import Stops
-from taskrunner.cli.telling import Telling, tell_error, telling
+from taskrunner.cli.telling import Telling, as_text, remove_told, tell_error, telling
 from taskrunner.errors import ExitCode, OutputFailedError, TaskrunnerError, TransientError
-from taskrunner.shielded import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -34,16 +32,7 @@ if TYPE_CHECKING:
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
 
-_LOG_FORMAT = click.Option(
-    ["--log-format"],
-    envvar="TASKRUNNER_LOG_FORMAT",
-    show_envvar=True,
-    show_default=True,
-    type=click.Choice(["auto", "json", "text"]),
-    default="auto",
-    help="How events are told on standard error; auto: text on a terminal, else JSON.",
-)
-_PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *RUNNING, _LOG_FORMAT, *S3]
+_PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *RUNNING, *TRANSFER, LOG_FORMAT, *S3]
 
 
 def _run(**values: Any) -> int:
@@ -104,17 +93,18 @@ class _Frame:
                 await check_destination(option, destination, self.stores)
         loaded = parse_task(await read_document(self.values, self.stores), new_id=new_task_id)
         plan = make_plan(loaded, self.settings)
-        with leased(plan.root) as workdir:
-            if workdir.root != plan.root:
-                plan = make_plan(loaded, self.settings, root=workdir.root)
-            return await self._run_plan(plan, workdir)
+        with leased(plan.root) as lease:
+            if lease.workdir.root != plan.root:
+                plan = make_plan(loaded, self.settings, root=lease.workdir.root)
+            code = await self._run_plan(plan, lease.workdir)
+            lease.keep_for_retry = code == ExitCode.RETRY
+            return code
 
     async def _run_plan(self, plan: Plan, workdir: WorkDir) -> int:
         from taskrunner.runner import run_task  # noqa: PLC0415  # `--help` loads no Docker library
 
         copy = self._events_path(workdir)
-        log_format = self.values["log_format"]
-        text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+        text = as_text(self.values["log_format"])
         with telling(plan.task.id, self.settings.logs, stream=sys.stderr, text=text, copy=copy) as told:
             self.begun = True
             report = await run_task(plan, workdir, self.stores, self.settings, told.reporter)
@@ -144,7 +134,7 @@ class _Frame:
             document = result_document(plan.task, report, told.log.system_logs)
             failures = await self._failures_of(self.settings.logs.result, _as_bytes(document))
         if not self.settings.work.leave_work_dir:
-            await _remove(workdir.root, told)
+            await remove_told(workdir.root, told.reporter)
         return failures
 
     def _events_path(self, workdir: WorkDir) -> Path | None:
@@ -189,18 +179,3 @@ class _Frame:
 
 def _as_bytes(document: dict[str, object]) -> bytes:
     return f"{json.dumps(document, indent=2, ensure_ascii=False)}\n".encode(errors="replace")
-
-
-async def _remove(root: Path, told: Telling) -> None:
-    """Remove the task's files; when cancelled, leave off."""
-    from taskrunner.events import WorkDirNotRemoved  # noqa: PLC0415  # as above
-    from taskrunner.workdir import remove_tree  # noqa: PLC0415
-
-    def tell(path: str, error: OSError) -> None:
-        told.reporter.report(WorkDirNotRemoved(path=path, error=error.strerror or str(error)))
-
-    stopped = threading.Event()
-    try:
-        await in_daemon_thread(lambda: remove_tree(root, tell, stopped), name="clean-up")
-    finally:
-        stopped.set()

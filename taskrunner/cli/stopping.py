@@ -12,6 +12,8 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from taskrunner.errors import TransientError
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
@@ -32,7 +34,9 @@ def hold_signals() -> None:
 class Stops:
     """The stop signals of one run, while `listening`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hurried: bool = False) -> None:
+        """`hurried`: a second signal cuts the winding up short."""
+        self._hurried = hurried
         self._deadline: float | None = None
         self._running: asyncio.Task[object] | None = None
         self._concluding: asyncio.Task[object] | None = None
@@ -42,6 +46,7 @@ class Stops:
         """Let signals cancel the current task, with their name as the message; the first one only.
 
         Afterwards they are ignored: the process is about to end, and a late one must not change its exit code.
+        SIGHUP is left alone where it is ignored already: `nohup` asked for that.
         """
         loop = asyncio.get_running_loop()
         self._running = asyncio.current_task()
@@ -51,7 +56,8 @@ class Stops:
 
         # Not the loop's own handlers: it would put the default action back when it closes.
         for number in _SIGNALS:
-            signal.signal(number, heard)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, heard)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             yield
@@ -67,6 +73,9 @@ class Stops:
             self._end_in_time()
         elif first and self._running is not None:
             self._running.cancel(name)
+        elif self._hurried:
+            for task in asyncio.all_tasks():  # also those that are shielded from the first
+                task.cancel(name)
 
     async def in_time(self, work: Coroutine[object, object, T]) -> T:
         """Run what follows the verdict: no signal cancels it, but once one has come it must end in time.
@@ -85,3 +94,15 @@ class Stops:
         if self._deadline is not None and self._concluding is not None:
             loop = asyncio.get_running_loop()
             loop.call_at(max(self._deadline, loop.time() + _LEAST_SECONDS), self._concluding.cancel)
+
+
+async def until_stopped(work: Coroutine[object, object, T]) -> T:
+    """Run `work`; the first signal cancels it, so that it winds up, a second one ends that too.
+
+    Raises TransientError when stopped, and whatever `work` raises.
+    """
+    with Stops(hurried=True).listening():
+        try:
+            return await work
+        except asyncio.CancelledError as stop:
+            raise TransientError(f"stopped by {stop or 'a signal'}; what was complete stays") from stop

@@ -28,8 +28,9 @@ def loaded_by(code: str) -> set[str]:
     return set(ended.stderr.split())
 
 
-def test_help_loads_no_aws_docker_or_http_library() -> None:
-    help_typed = "from taskrunner.cli import command; command(['run', '--help'])"
+@pytest.mark.parametrize("words", [["run"], ["stage-in"], ["storage"], ["storage", "get"]])
+def test_help_loads_no_aws_docker_or_http_library(words: list[str]) -> None:
+    help_typed = f"from taskrunner.cli import command; command({[*words, '--help']})"
     heavy = {
         "aioboto3",
         "aiobotocore",

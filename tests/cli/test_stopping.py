@@ -7,7 +7,9 @@ import signal
 import pytest
 
 from taskrunner.cli import stopping
-from taskrunner.cli.stopping import Stops
+from taskrunner.cli.stopping import Stops, until_stopped
+from taskrunner.errors import TransientError
+from taskrunner.shielded import to_the_end
 
 
 async def heard_by(stops: Stops) -> str:
@@ -26,6 +28,7 @@ async def heard_by(stops: Stops) -> str:
 def _handlers_as_before() -> object:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have said nohup
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -70,3 +73,42 @@ async def test_what_follows_the_verdict_is_given_up_when_the_time_is_over(
         async with asyncio.timeout(30):
             with pytest.raises(TimeoutError, match="no time left"):
                 await stops.in_time(endless())
+
+
+async def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stops = Stops()
+    with stops.listening():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await heard_by(stops) == "SIGTERM"
+
+
+async def test_a_stopped_command_says_so_and_is_worth_a_retry() -> None:
+    async def endless() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    with pytest.raises(TransientError, match="SIGTERM"):
+        await until_stopped(endless())
+
+
+async def test_a_second_signal_ends_what_is_shielded_from_the_first() -> None:
+    winding_up = asyncio.Event()
+
+    async def wind_up() -> None:
+        winding_up.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    async def endless() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await to_the_end(wind_up(), name="wind up", limit_seconds=600)
+
+    async with asyncio.timeout(30):
+        with pytest.raises(TransientError, match="stopped by SIG"):
+            await until_stopped(endless())
+    assert winding_up.is_set()

@@ -69,5 +69,15 @@ SAMPLES: tuple[Event, ...] = (
     events.UploadProgress(
         bytes_done=1_000, bytes_total=4_000, files_done=1, files_total=4, bytes_per_second=1_000
     ),
+    events.DownloadTotals(
+        bytes_done=2_048_000_000,
+        bytes_resumed=512_000_000,
+        files_done=3,
+        seconds=6.144,
+        bytes_per_second=250_000_000,
+    ),
+    events.UploadTotals(
+        bytes_done=4_000, bytes_resumed=0, files_done=4, seconds=0.25, bytes_per_second=16_000
+    ),
 )
 """In the order of the vocabulary; times are when the tests began, so pass `timestamp_ns` where they matter."""
