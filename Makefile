@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+BENCH_VENV := .bench-venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
@@ -26,9 +27,16 @@ test: setup ## run the test suite on a real Docker Engine and real S3 servers (P
 	@scripts/ensure-docker docker-registry openssl
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: setup ## what a hello-world task takes beside the same `docker run`, as a ratio (BENCH_ARGS='--rounds 20')
-	@scripts/ensure-docker
-	@$(BIN)/python -m benchmarks.startup $(BENCH_ARGS)
+bench: setup $(BENCH_VENV)/.installed ## transfers beside other tools, and a task beside `docker run` (BENCH_ARGS='--quick', '--help')
+	@scripts/ensure-docker openssl
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+$(BENCH_VENV)/.installed: benchmarks/requirements.txt
+	@echo "Installing what taskrunner is compared with into $(BENCH_VENV)"
+	@"$(PYTHON)" -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@echo '*' >$(BENCH_VENV)/.gitignore
+	@touch $@
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -41,5 +49,5 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
