@@ -24,6 +24,7 @@ TICK_SECONDS = 0.01
 BURST_SECONDS = 0.03
 """What a late tick may make up for."""
 PIPE_BYTES = 1024 * 1024
+RECEIVE_BUFFER_BYTES = 256 * 1024
 
 
 class TokenBucket:
@@ -223,6 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
     shape = Shape(told.latency_ms / 1000, told.connection_mb * MB, told.link_mb * MB)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)  # noqa: FBT003
+        # Or it would take in megabytes at once, at a rate no link has; accepted connections inherit this.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         print(f"carrying from http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         serve(listener, (host, int(port)), shape)
 

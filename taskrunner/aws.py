@@ -16,7 +16,7 @@ import ssl
 import threading
 from base64 import b64decode
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from taskrunner.aws_environment import BucketEndpoint, Credentials, PlainEnvironment
 from taskrunner.errors import (
@@ -71,12 +71,6 @@ class AwsSession:
         self._session: Any = None
         self._found: Any = None
         self._endpoints: _Endpoints | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Nothing stays open between calls."""
 
     def credentials(self) -> Credentials | None:
         """What signs a request made now, renewed where it was about to expire; None for unsigned requests.

@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,14 +25,21 @@ from taskrunner.containers.images import ensure_image
 from taskrunner.containers.lifetime import remove_orphans
 from taskrunner.containers.ownership import give_back
 from taskrunner.containers.registry import RegistryLogin, read_docker_config
-from taskrunner.errors import InputMissingError, OutputFailedError, TaskrunnerError, several, the_error_in
+from taskrunner.errors import (
+    ExitCode,
+    InputMissingError,
+    OutputFailedError,
+    TaskrunnerError,
+    several,
+    the_error_in,
+)
 from taskrunner.events import OutputLog, Reporter, rfc3339_nano
 from taskrunner.mounts import host_path
-from taskrunner.report import Report, conclude, failed_step
+from taskrunner.report import Report, Verdict, conclude, failed_step
 from taskrunner.settings import OnExecutorError, Settings
 from taskrunner.shielded import to_the_end
 from taskrunner.staging.stage_in import stage_in
-from taskrunner.staging.stage_out import stage_out
+from taskrunner.staging.stage_out import stage_out, take_back_uploads
 from taskrunner.storage.opening import check_store
 from taskrunner.task import State
 
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
     from taskrunner.workdir import WorkDir
 
 _PULLS_AT_ONCE = 4
+_TAKE_BACK_SECONDS = 10.0
 _GIVE_BACK_SECONDS = 5.0
 """How long files may take to change hands while the task is being stopped."""
 
@@ -64,7 +72,10 @@ async def run_task(
         error = the_error_in(group)
     except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # told as the verdict
         error = raised
-    return run.tell_verdict(_stop_or(error))
+    verdict = conclude(_stop_or(error), failed_step(plan.steps, run.steps))
+    if verdict.exit_code != ExitCode.RETRY:
+        await run.take_back_uploads()
+    return run.tell(verdict)
 
 
 def _stop_or(error: BaseException | None) -> BaseException | None:
@@ -208,8 +219,16 @@ class _Run:
         if staged_out.errors and failed is None:
             raise several(staged_out.errors)
 
-    def tell_verdict(self, error: BaseException | None) -> Report:
-        verdict = conclude(error, failed_step(self.plan.steps, self.steps))
+    async def take_back_uploads(self) -> None:
+        """No other attempt will go on with what a killed one has left open."""
+        taking = take_back_uploads(self.workdir, self.stores, self.settings.transfer, self.reporter)
+        with suppress(asyncio.CancelledError):  # the verdict stands; what is left open keeps its journal
+            try:
+                await to_the_end(taking, name="take back uploads", limit_seconds=_TAKE_BACK_SECONDS)
+            except TaskrunnerError as error:
+                self.reporter.report(events.UploadFailed(url=str(self.workdir.staging), error=str(error)))
+
+    def tell(self, verdict: Verdict) -> Report:
         end_time = rfc3339_nano(time.time_ns())
         self.reporter.report(events.TaskEndTime(end_time=end_time))
         if verdict.error is not None:

@@ -122,7 +122,8 @@ class Lease:
 
     workdir: WorkDir
     keep_for_retry: bool = False
-    """Whether what another attempt can go on with (`resumable_inputs`) is to stay when the lease ends."""
+    """Whether inputs that another attempt can go on with are to stay when the lease ends. Journals of uploads
+    always do: each stands for one that is still open."""
 
 
 @contextmanager
@@ -145,16 +146,16 @@ def leased(root: Path) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        if lease.keep_for_retry and _has_resumable(workdir):
-            _sweep(workdir)
-        else:
+        if not lease.keep_for_retry:
+            shutil.rmtree(workdir.resumable_inputs, ignore_errors=True)
+        _sweep(workdir)
+        if not _has_any(workdir.resumable_inputs) and not _has_any(workdir.resumable_outputs):
             shutil.rmtree(workdir.staging, ignore_errors=True)
         os.close(lock)
 
 
-def _has_resumable(workdir: WorkDir) -> bool:
-    places = (workdir.resumable_inputs, workdir.resumable_outputs)
-    return any(place.is_dir() and any(place.iterdir()) for place in places)
+def _has_any(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _sweep(workdir: WorkDir) -> None:
@@ -193,7 +194,7 @@ def reserved(root: Path, *, empty: bool) -> Iterator[Lease]:
     Raises:
         InputMissingError: it is not there.
         TransientError: a live runner holds it.
-        TransferIOError: it is not ours, or can't be made.
+        TransferIOError: it was to be made anew and is not ours, or it can't be made.
     """
     workdir = _work_dir(root)
     try:

@@ -13,7 +13,6 @@ import asyncio
 import os
 import secrets
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,18 +31,17 @@ from taskrunner.events import DownloadTotals
 from taskrunner.staging.download import Wanted, download
 from taskrunner.staging.files import require_space
 from taskrunner.staging.flow import Flow
+from taskrunner.staging.look_up import Question, look_up
 from taskrunner.staging.schedule import Todo
 from taskrunner.urls import StoreKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from taskrunner.cli.naming import Destination, Selection, Source
     from taskrunner.staging.lanes import Lane
     from taskrunner.storage.opening import Stores
     from taskrunner.storage.store import StoredObject
-
-    _Question = Callable[[Lane], Awaitable[None]]
 
 _LONGEST_NAME_BYTES = 200
 """Of a name, in that of its partial file."""
@@ -55,7 +53,7 @@ async def get(
     """Get every file; the first failure that stays ends it. Raises TaskrunnerError."""
     several_files = len(sources) > 1 or any(source.is_directory for source in sources)
     place = local_destination(destination, several=several_files)
-    found = await _LookUp(sources, selection, stores, named=place.is_directory).all_found()
+    found = await _look_up(sources, selection, stores, named=place.is_directory)
     mode = _mode()
     wanted = [_wanted(one, place, mode) for one in found]
     await asyncio.to_thread(_prepare, wanted, place)
@@ -66,84 +64,77 @@ async def get(
     return ExitCode.COMPLETE
 
 
-class _LookUp:
-    """Finds every file to download, asking all stores side by side."""
+async def _look_up(
+    sources: Sequence[Source], selection: Selection, stores: Stores, *, named: bool
+) -> list[StoredObject]:
+    """What there is, each with its name below the target; `named`: whether a single file gets one, too.
 
-    def __init__(
-        self, sources: Sequence[Source], selection: Selection, stores: Stores, *, named: bool
-    ) -> None:
-        """`named`: whether a single file is to have the name its source has."""
-        transfer = stores.settings.transfer
-        self._selection = selection
-        self._stores = stores
-        self._part_bytes = transfer.part_bytes
-        self._flow = Flow(stores, transfer, most_items=transfer.max_connections)
-        self._todo: Todo[_Question] = Todo(
-            partial(self._look_into, source)
-            if source.is_directory
-            else partial(self._look_at, source, source.file_name if named else "")
-            for source in sources
-        )
-        self._found: list[StoredObject] = []
-        self._errors: list[TaskrunnerError] = []
+    Raises with all failures at once.
+    """
+    names = [source.file_name if named and not source.is_directory else "" for source in sources]
+    seen: set[Source] = set()
+    questions = [_question(source, selection, seen) for source in sources]
+    answers = await look_up(questions, stores, stores.settings.transfer)
+    found: list[StoredObject] = []
+    errors: list[TaskrunnerError] = []
+    for source, name, answered in zip(sources, names, answers, strict=True):
+        for _, error in answered.errors:
+            errors.append(await _better_told(error, source, stores))
+        if source.is_directory and not answered.errors and source not in seen:
+            errors += _nothing_there(source)
+        if source.is_directory:
+            found += answered.found
+        else:
+            found += [replace(one, name=name) for one in answered.found]
+    if errors:
+        raise several(errors)
+    return found
 
-    async def all_found(self) -> list[StoredObject]:
-        """What there is, each with its name below the target. Raises with all failures at once."""
-        async with self._flow.watched(lambda: None):
-            await self._flow.work_through(self._todo, self._answer)
-        if self._errors:
-            raise several(self._errors)
-        return self._found
 
-    async def _answer(self, lane: Lane, question: _Question) -> None:
-        try:
-            await question(lane)
-        except TaskrunnerError as error:
-            self._errors.append(error)
+def _question(source: Source, selection: Selection, seen: set[Source]) -> Question:
+    """What to ask about a source, which is `seen` as soon as there is anything of it."""
 
-    async def _look_at(self, source: Source, name: str, lane: Lane) -> None:
-        try:
-            await self._ask(source.url, name, lane)
-        except InputMissingError as error:
-            if source.kind is StoreKind.S3 and await lane.run(partial(self._is_directory, source.url)):
-                raise InputMissingError(
-                    f"{source} is a directory; with a slash at its end it stands for everything below it"
-                ) from error
-            raise
-
-    def _is_directory(self, url: str, lane: Lane) -> bool:
-        """In a lane: whether anything is below, as far as that is to be found out."""
-        try:
-            return any(True for _ in self._stores.store_for(url).list_directory(lane.connections, url))
-        except TaskrunnerError:
+    def takes(name: str) -> bool:
+        if not source.takes(name):
             return False
+        seen.add(source)
+        return selection.takes(name)
 
-    async def _ask(self, url: str, name: str, lane: Lane) -> None:
-        found = await self._flow.tries(
-            lane, lambda lane: self._stores.store_for(url).stat(lane.connections, url)
-        )
-        self._found.append(replace(found, name=name))
+    return Question(source.url, source.is_directory, takes)
 
-    async def _look_into(self, source: Source, lane: Lane) -> None:
-        """Take what is listed. Listings tell no checksums: large files are asked about one by one."""
-        found = await self._flow.tries(lane, partial(self._listed, source))
-        if not found and source.pattern is not None:
-            raise InputMissingError(f"nothing matches {source}; --no-wildcards takes * and ? literally")
-        if not found and source.kind is not StoreKind.LOCAL:
-            raise InputMissingError(f"there is nothing below {source.url}")
-        for one in found:
-            if not self._selection.takes(one.name):
-                continue
-            one.require_fit()
-            if source.kind is StoreKind.LOCAL or (one.size_bytes or 0) <= self._part_bytes:
-                self._found.append(one)
-            else:
-                self._todo.append(partial(self._ask, one.url, one.name))
-        self._flow.more_to_take()
 
-    def _listed(self, source: Source, lane: Lane) -> list[StoredObject]:
-        all_below = self._stores.store_for(source.url).list_directory(lane.connections, source.url)
-        return [found for found in all_below if source.takes(found.name)]
+def _nothing_there(source: Source) -> list[TaskrunnerError]:
+    """An empty local directory is no mistake; the others do not exist."""
+    if source.pattern is not None:
+        return [InputMissingError(f"nothing matches {source}; --no-wildcards takes * and ? literally")]
+    if source.kind is not StoreKind.LOCAL:
+        return [InputMissingError(f"there is nothing below {source.url}")]
+    return []
+
+
+async def _better_told(error: TaskrunnerError, source: Source, stores: Stores) -> TaskrunnerError:
+    """The error, or what is the matter: a directory in S3 that was named as if it were a file."""
+    if not isinstance(error, InputMissingError) or source.kind is not StoreKind.S3 or source.is_directory:
+        return error
+    below: list[bool] = []
+
+    async def ask(lane: Lane, url: str) -> None:
+        below.append(await lane.run(lambda lane: _has_any(stores, url, lane)))
+
+    await Flow(stores, stores.settings.transfer, most_items=1).work_through(Todo([source.url]), ask)
+    if not any(below):
+        return error
+    return InputMissingError(
+        f"{source} is a directory; with a slash at its end it stands for everything below it"
+    )
+
+
+def _has_any(stores: Stores, url: str, lane: Lane) -> bool:
+    """In a lane: whether anything is below, as far as that is to be found out."""
+    try:
+        return any(True for _ in stores.store_for(url).list_directory(lane.connections, url))
+    except TaskrunnerError:
+        return False
 
 
 def _wanted(found: StoredObject, place: Destination, mode: int) -> Wanted:
@@ -158,7 +149,8 @@ def _prepare(wanted: Sequence[Wanted], place: Destination) -> None:
     _refuse_twins(wanted)
     top = os.path.realpath(place.url)
     needed_bytes: dict[Path, int] = {}
-    for directory, files in _by_directory(wanted).items():
+    directories = _by_directory(wanted)
+    for directory, files in directories.items():
         if place.is_directory and not Path(os.path.realpath(directory)).is_relative_to(top):
             raise AccessDeniedError(
                 f"{directory} leads out of {place.url} by a link; nothing of a directory goes there"
@@ -169,7 +161,7 @@ def _prepare(wanted: Sequence[Wanted], place: Destination) -> None:
         size_bytes = sum(one.found.size_bytes or 0 for one in files)
         needed_bytes[there] = needed_bytes.get(there, 0) + size_bytes
     require_space(needed_bytes, "make room, or choose another place")
-    for directory in _by_directory(wanted):
+    for directory in directories:
         make_parents(directory)
 
 
@@ -191,7 +183,8 @@ def _refuse_twins(wanted: Sequence[Wanted]) -> None:
         if url in urls:
             raise UsageError(f"{url} is named twice, for {urls[url]} and {target}; nothing was downloaded")
         targets[target], urls[url] = url, target
-    for directory in {parent for one in wanted for parent in one.target.parents}:
+    nearest = {one.target.parent for one in wanted}
+    for directory in {above for parent in nearest for above in (parent, *parent.parents)}:
         if directory in targets:
             raise UsageError(
                 f"{targets[directory]} would be the file {directory}, which others are to be below"

@@ -1,7 +1,7 @@
 """Moving a task's files: inputs to scratch disk before the executors run, outputs to their URLs after.
 
-`download` and `upload` tell the two stories. Both cut files into parts (`parts`, pure) and let a fixed number
-of lanes (`lanes`: threads with a connection each) carry them, while the event loop decides what comes next,
-tries again and tells how far it is (`progress`). What a task's outputs are is found out by
-`outputs`, with `patterns` for names with wildcards.
+`stage_in` and `stage_out` tell the two stories; `download` and `upload` move any list of files, `look_up` finds
+those to download, and `outputs` those that executors have made. Files are cut into parts (`parts`), which lanes
+(`lanes`: threads with connections of their own) take from a schedule (`schedule`), while the event loop decides
+how many of them work (`width`), what is tried again (`flow`) and what is given up (`outliers`).
 """

@@ -14,7 +14,6 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import DamagedError, TaskrunnerError, TransferIOError, TransientError
@@ -22,7 +21,7 @@ from taskrunner.events import DownloadFailed, DownloadFinished, DownloadProgress
 from taskrunner.staging.files import DOWNLOADED_MODE, PartialFile, try_link
 from taskrunner.staging.flow import Flow
 from taskrunner.staging.parts import Cut, download_parts
-from taskrunner.staging.schedule import Schedule
+from taskrunner.staging.schedule import scheduled
 from taskrunner.storage.checksums import Algorithm, Checksum, combined, composite, encoded
 from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.store import Receipt
@@ -63,14 +62,12 @@ async def download(
 
     Raises TaskrunnerError: the first failure that neither patience nor a second try mended.
     """
-    transfers = [_Transfer.of(one, settings.part_bytes) for one in wanted]
-    transfers.sort(key=lambda one: one.size_bytes, reverse=True)
+    transfers = await asyncio.to_thread(_begun, wanted, settings.part_bytes)
     flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in transfers))
     downloads = _Downloads(flow, transfers, reporter)
     flow.tally.files_total = len(transfers)
     flow.tally.bytes_total = sum(one.size_bytes for one in transfers)
     try:
-        await asyncio.to_thread(_recall, transfers)
         async with flow.watched(lambda: reporter.report(flow.tally.progress(DownloadProgress))):
             await flow.work_through(downloads.schedule, downloads.work)
     finally:
@@ -90,12 +87,16 @@ class _Transfer:
     file: PartialFile
     recorded: dict[int, Receipt] = field(default_factory=dict)
     """Parts that an earlier attempt says are there."""
+    is_small: bool = False
+    """Whether it is moved in one go, beside others."""
     told: bool = False
     failed: bool = False
     damaged: bool = False
     """Whether it arrived damaged once already."""
     parts_left: int = 0
     received_bytes: int = 0
+    resumed_bytes: int = 0
+    """Of these, how many were there before."""
     digests: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     """By part: its value and length."""
 
@@ -111,7 +112,17 @@ class _Transfer:
         )
         kept = wanted.journal is not None and len(cut) > 1
         file = PartialFile(wanted.partial, wanted.target, found.size_bytes, mode=wanted.mode, kept=kept)
-        return cls(wanted, cut, checksum, file, told=wanted.told, parts_left=len(cut))
+        in_one_stretch = checksum is None or checksum.part_bytes is None
+        small = found.size_bytes is not None and found.size_bytes <= part_bytes and wanted.original is None
+        return cls(
+            wanted,
+            cut,
+            checksum,
+            file,
+            is_small=small and in_one_stretch,
+            told=wanted.told,
+            parts_left=len(cut),
+        )
 
     @property
     def found(self) -> StoredObject:
@@ -124,10 +135,6 @@ class _Transfer:
     @property
     def journal(self) -> Journal | None:
         return self.wanted.journal if len(self.cut) > 1 else None
-
-    @property
-    def is_small(self) -> bool:
-        return len(self.cut) == 1 and self.found.size_bytes is not None and self.wanted.original is None
 
     def piece(self, part: Part) -> FileSlice:
         """The stretch of the file that a part fills; its file is opened by the lane."""
@@ -150,7 +157,7 @@ class _Transfer:
         """Forget all that came; every part is to be moved again."""
         self.recorded.clear()
         self.digests.clear()
-        self.parts_left, self.received_bytes = len(self.cut), 0
+        self.parts_left, self.received_bytes, self.resumed_bytes = len(self.cut), 0, 0
         return ((self, part) for part in self.cut)
 
     def verify(self) -> None:
@@ -178,8 +185,9 @@ def _value_of(checksum: Checksum, cut: Cut, parts: list[tuple[bytes, int]]) -> b
     return composite(algorithm, [combined(algorithm, group) for group in groups])
 
 
-def _recall(transfers: Sequence[_Transfer]) -> None:
-    """Blocking: read what an earlier attempt brought, begin the journals of the others."""
+def _begun(wanted: Sequence[Wanted], part_bytes: int) -> list[_Transfer]:
+    """Blocking: all files, with what an earlier attempt brought of them; the journals of the others begun."""
+    transfers = [_Transfer.of(one, part_bytes) for one in wanted]
     for one in transfers:
         if one.journal is not None:
             recalled = one.journal.recall()
@@ -187,22 +195,16 @@ def _recall(transfers: Sequence[_Transfer]) -> None:
                 one.recorded = recalled.parts
             else:
                 one.journal.begin()
+    return transfers
 
 
 class _Downloads:
     """The downloads of one phase."""
 
     def __init__(self, flow: Flow, transfers: Sequence[_Transfer], reporter: Reporter) -> None:
-        """`transfers`: the largest first."""
-        large = [one for one in transfers if not one.is_small]
         self._flow = flow
         self._reporter = reporter
-        self.schedule: Schedule[tuple[_Transfer, Part], _Transfer] = Schedule(
-            chain.from_iterable(((one, part) for part in one.cut) for one in large),
-            sum(len(one.cut) for one in large),
-            [one for one in transfers if one.is_small],
-            lambda one: one.size_bytes,
-        )
+        self.schedule = scheduled(transfers)
 
     async def work(self, lane: Lane, item: tuple[_Transfer, Part] | list[_Transfer]) -> None:
         """Do what a lane took from the schedule."""
@@ -221,9 +223,13 @@ class _Downloads:
     def _receive_whole(self, transfer: _Transfer, lane: Lane) -> int:
         """In a lane: one try of a small file, from its first byte to its place; its size."""
         piece = transfer.piece(transfer.cut[0])
-        with self._flow.tally.watching(piece):
-            self._receive(lane, transfer, transfer.cut[0], piece)
-            transfer.file.put_in_place(piece.done)
+        try:
+            with self._flow.tally.watching(piece):
+                self._receive(lane, transfer, transfer.cut[0], piece)
+                transfer.file.put_in_place(piece.done)
+        except TaskrunnerError:
+            transfer.file.close()  # open files are as many as lanes, however many have failed
+            raise
         return piece.done
 
     def _tell_start(self, transfer: _Transfer) -> None:
@@ -264,9 +270,14 @@ class _Downloads:
     async def _bring_again(self, lane: Lane, transfer: _Transfer) -> None:
         """It arrived damaged: all of it is brought once more, by all lanes."""
         transfer.damaged = True
-        self._flow.tally.forget(transfer.received_bytes)
-        if transfer.journal is not None:
-            await lane.run(lambda _: transfer.journal.begin() if transfer.journal else None)
+        self._flow.tally.forget(transfer.received_bytes, transfer.resumed_bytes)
+        journal = transfer.journal
+        if journal is not None:
+            try:
+                await lane.run(lambda _: journal.begin())
+            except TaskrunnerError as error:
+                self._fail(transfer, error)
+                raise
         self.schedule.put_back(list(transfer.start_over()))
         self._flow.more_to_take()
 
@@ -278,6 +289,7 @@ class _Downloads:
         if wanted.original is not None:
             original = wanted.original
             if await lane.run(lambda _: try_link(original, wanted.partial, wanted.target)):
+                self._flow.tally.bytes_total -= transfer.size_bytes  # nothing of it is moved
                 return transfer.found.size_bytes
         piece = transfer.piece(part)
         with self._flow.tally.watching(piece):
@@ -305,31 +317,40 @@ class _Downloads:
                 await self._flow.tries(lane, lambda lane: self._receive(lane, transfer, part, piece), failed)
             except TransientError:
                 failed = None
-                if not transfer.found.ranged or piece.done == before_bytes:
+                went_on = transfer.found.ranged and piece.done > before_bytes
+                if not went_on or not self._flow.allowance.take():
                     raise
             else:
                 return
 
     def _receive(self, lane: Lane, transfer: _Transfer, part: Part, piece: FileSlice) -> None:
         """In a lane: one request for what a slice still lacks."""
-        found = transfer.found
-        if piece.fd < 0:
-            piece.fd = transfer.file.open()
-            if self._is_there(lane, transfer, part, piece):
+        # A descriptor of its own: a lane that hangs in a write outlives the phase, and the number another file's.
+        piece.fd = os.dup(transfer.file.open())
+        try:
+            if not piece.done and self._is_there(lane, transfer, part, piece):
                 return
+            self._fill(lane, transfer, piece)
+        finally:
+            os.close(piece.fd)
+        if piece.left:
+            raise TransferIOError(
+                f"{transfer.found.url}: got {piece.done} bytes of a range of {piece.length}"
+            )
+        piece.verify(transfer.found.url)
+        if transfer.journal is not None and piece.digest is not None and piece.algorithm is not None:
+            checksum = Checksum(piece.algorithm, piece.digest.digest())
+            transfer.journal.record(part.number, Receipt("", checksum))
+
+    def _fill(self, lane: Lane, transfer: _Transfer, piece: FileSlice) -> None:
+        found = transfer.found
         if piece.done and not found.ranged:
             piece.start_over()
             os.ftruncate(piece.fd, 0)
         if piece.left != 0:  # an empty file, or the last connection broke after the last byte
-            with lane.carrying(piece):
+            with lane.carrying(piece, restarts=not found.ranged):
                 self._flow.stores.store_for(found.url).read(lane.connections, found, piece)
                 self._flow.moved(lane, piece)
-        if piece.left:
-            raise TransferIOError(f"{found.url}: got {piece.done} bytes of a range of {piece.length}")
-        piece.verify(found.url)
-        if transfer.journal is not None and piece.digest is not None and piece.algorithm is not None:
-            checksum = Checksum(piece.algorithm, piece.digest.digest())
-            transfer.journal.record(part.number, Receipt("", checksum))
 
     def _is_there(self, lane: Lane, transfer: _Transfer, part: Part, piece: FileSlice) -> bool:
         """In a lane: whether an earlier attempt brought this part, and it is still what it was then."""
@@ -341,6 +362,7 @@ class _Downloads:
         if value != receipt.checksum.value:
             return False
         piece.recall(value)
+        transfer.resumed_bytes += piece.done
         self._flow.tally.resumed(piece.done)
         return True
 

@@ -89,10 +89,10 @@ class PartialFile:
             raise disk_trouble(self._target, error) from error
 
     def put_in_place(self, size_bytes: int) -> None:
-        """Give the whole file its final name. Raises TransferIOError where its size is not `size_bytes`."""
+        """Give the file its final name. Raises TransferIOError where `size_bytes`, which came, are not all."""
         fd = self.open()
         try:
-            there_bytes = os.fstat(fd).st_size
+            there_bytes = os.fstat(fd).st_size if self._size_bytes is None else self._size_bytes
             if there_bytes != size_bytes:
                 raise TransferIOError(
                     f"{self._target} has {there_bytes} bytes where {size_bytes} were expected"
@@ -116,13 +116,6 @@ class PartialFile:
             os.close(fd)
             if not (self._kept or self._placed):
                 self._partial.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Close the file and leave nothing of a partial one, whoever began it."""
-        kept, self._kept = self._kept, False
-        self.close()
-        if kept:
-            self._partial.unlink(missing_ok=True)
 
 
 def write_content(partial: Path, target: Path, content: str) -> None:
@@ -149,7 +142,10 @@ def require_space(needed_bytes: Mapping[Path, int], remedy: str) -> None:
         first, before = disks.get(device, (directory, 0))
         disks[device] = first, before + count
     for directory, count in disks.values():
-        status = os.statvfs(directory)
+        try:
+            status = os.statvfs(directory)
+        except OSError as error:
+            raise disk_trouble(directory, error) from error
         free_bytes = status.f_bavail * status.f_frsize
         if count > free_bytes:
             raise TransferIOError(
@@ -182,6 +178,7 @@ def try_link(original: Path, partial: Path, target: Path) -> bool:
         partial.hardlink_to(original)
         _rename(partial, target)
     except OSError:
+        partial.unlink(missing_ok=True)
         return False
     return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from taskrunner.errors import TaskrunnerError, ThrottledError
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.2
-_TELL_EVERY = 3
+_LOOK_SECONDS = 0.1
+_TELL_EVERY = 5
 """Progress is told at every so many looks."""
 _REQUEST_BYTES = 64 * 1024
 """For the width, a request counts as so many bytes more: what small objects need is round trips."""
@@ -81,13 +82,15 @@ class Flow:
         raise AssertionError("the last try either returns or raises")
 
     async def once(self, lane: Lane, jobs: Sequence[Callable[[Lane], T]]) -> list[T | TaskrunnerError]:
-        """Run jobs in a lane, one after another, each once; how each ended."""
+        """Run jobs in a lane, one after another, each once; how each ended.
 
-        def run_all(lane: Lane) -> list[T | TaskrunnerError]:
-            return [_outcome(job, lane) for job in jobs]
-
-        outcomes = await lane.run(run_all)
-        self._requests_done += len(jobs)
+        Where a server asks for fewer requests, that is the end of all that follow.
+        """
+        outcomes = await lane.run(partial(_outcomes, jobs))
+        for outcome in outcomes:
+            if not isinstance(outcome, TaskrunnerError):
+                self.allowance.earn()
+                self._requests_done += 1
         return outcomes
 
     def moved(self, lane: Lane, piece: FileSlice) -> None:
@@ -96,20 +99,20 @@ class Flow:
         self._outliers.finished(piece.done - lane.piece_began_at, seconds)
 
     @asynccontextmanager
-    async def watched(self, tell: Callable[[], None], *, restarts: bool = False) -> AsyncIterator[None]:
-        """Look after the flow for as long as the context lasts, and call `tell` now and then.
-
-        `restarts`: whether a request that is given up begins from its start again.
-        """
-        ticker = asyncio.create_task(self._watch(tell, restarts=restarts), name="watch-the-flow")
+    async def watched(self, tell: Callable[[], None]) -> AsyncIterator[None]:
+        """Look after the flow for as long as the context lasts, and call `tell` now and then."""
+        ticker = asyncio.create_task(self._watch(tell), name="watch-the-flow")
         try:
             yield
         finally:
             ticker.cancel()
             await asyncio.wait([ticker])
+            if not ticker.cancelled():
+                ticker.result()  # it never ends by itself but for a mistake of ours
 
-    async def _watch(self, tell: Callable[[], None], *, restarts: bool) -> None:
+    async def _watch(self, tell: Callable[[], None]) -> None:
         looks = 0
+        self._width.look(0, time.monotonic(), all_busy=False)
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             looks += 1
@@ -119,18 +122,18 @@ class Flow:
             self._width.look(amount, now, all_busy=self._lanes.all_busy)
             if self._width.now > before:
                 self._lanes.wake()
-            self._cut_slow_ones(now, restarts=restarts)
+            self._cut_slow_ones(now)
             if looks % _TELL_EVERY == 0:
                 tell()
 
-    def _cut_slow_ones(self, now_seconds: float, *, restarts: bool) -> None:
+    def _cut_slow_ones(self, now_seconds: float) -> None:
         for lane in self._lanes.opened:
             piece = lane.piece
             if piece is None or piece.left is None:
                 continue
             seconds = now_seconds - lane.piece_since_seconds
             moved = max(0, piece.done - lane.piece_began_at)
-            again = piece.left + moved if restarts else piece.left
+            again = piece.left + moved if lane.piece_restarts else piece.left
             if self._outliers.is_slow(
                 moved=moved, again_bytes=again, left=piece.left, seconds=seconds, cut_before=piece.cut_count
             ):
@@ -139,8 +142,14 @@ class Flow:
                 lane.connections.cut()
 
 
-def _outcome(job: Callable[[Lane], T], lane: Lane) -> T | TaskrunnerError:
-    try:
-        return job(lane)
-    except TaskrunnerError as error:
-        return error
+def _outcomes(jobs: Sequence[Callable[[Lane], T]], lane: Lane) -> list[T | TaskrunnerError]:
+    outcomes: list[T | TaskrunnerError] = []
+    for job in jobs:
+        if outcomes and isinstance(outcomes[-1], ThrottledError):
+            outcomes.append(outcomes[-1])
+            continue
+        try:
+            outcomes.append(job(lane))
+        except TaskrunnerError as error:
+            outcomes.append(error)
+    return outcomes

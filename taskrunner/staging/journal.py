@@ -68,7 +68,10 @@ class Journal:
                 break
             parts[entry[0]] = entry[1]
             good_bytes += len(line)
-        os.truncate(self.path, good_bytes)  # so that what is added begins a line of its own
+        try:
+            os.truncate(self.path, good_bytes)  # so that what is added begins a line of its own
+        except OSError as error:
+            raise TransferIOError(f"can't write {self.path}: {error.strerror}") from error
         return Recalled(parts, resume_id)
 
     def record(self, number: int, receipt: Receipt) -> None:
@@ -94,8 +97,11 @@ class Journal:
             raise TransferIOError(f"can't write {self.path}: {error.strerror}; is the disk full?") from error
 
     def remove(self) -> None:
-        """There is nothing to go on with any more."""
-        self.path.unlink(missing_ok=True)
+        """There is nothing to go on with any more. Raises TransferIOError."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise TransferIOError(f"can't remove {self.path}: {error.strerror}") from error
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -106,8 +112,12 @@ def read_lines(path: Path) -> list[bytes]:
         return []
     except OSError as error:
         raise TransferIOError(f"can't read {path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        return [line for line in file.read(_MOST_BYTES).splitlines(keepends=True) if line.endswith(b"\n")]
+    try:
+        with open(fd, "rb") as file:
+            content = file.read(_MOST_BYTES)
+    except OSError as error:
+        raise TransferIOError(f"can't read {path}: {error.strerror}") from error
+    return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
 
 def abandoned_upload(path: Path) -> tuple[str, str] | None:

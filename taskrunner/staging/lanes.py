@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from taskrunner.errors import the_error_in
+from taskrunner.errors import TransientError, the_error_in
 from taskrunner.shielded import settle
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ T_co = TypeVar("T_co", covariant=True)
 _CUT_OFF_SECONDS = 3.0
 LANE_BYTES = 512 * 1024
 """What a lane needs at most: its buffer, TLS, its stack."""
-_LANE_DESCRIPTORS = 4
+_LANE_DESCRIPTORS = 5
 _OTHER_DESCRIPTORS = 64
 """Open files of the rest of the program: libraries, logs, the engine's connections."""
 
@@ -60,6 +60,7 @@ class Lane:
         self.piece_since_seconds = 0.0
         self.piece_began_at = 0
         """`piece.done` when it was taken up."""
+        self.piece_restarts = False
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"lane-{number}", daemon=True)
         self._thread.start()
@@ -80,9 +81,13 @@ class Lane:
             raise
 
     @contextmanager
-    def carrying(self, piece: FileSlice) -> Iterator[None]:
-        """In the lane's thread: for as long as the context lasts it carries `piece`."""
+    def carrying(self, piece: FileSlice, *, restarts: bool) -> Iterator[None]:
+        """In the lane's thread: for as long as the context lasts it carries `piece`.
+
+        `restarts`: whether it begins from its start again when the request for it is given up.
+        """
         self.piece_since_seconds, self.piece_began_at = time.monotonic(), piece.done
+        self.piece_restarts = restarts
         self.piece = piece
         try:
             yield
@@ -144,13 +149,17 @@ class Lanes:
     ) -> None:
         lane: Lane | None = None
         while not self._over:
-            item = source.take(self.width.now) if number < self.width.now else None
-            if item is not None:
-                lane = lane or self._open(number)
+            may_work = number < self.width.now
+            if may_work and lane is None:
+                lane = self._open(number)
+                if lane is None:
+                    return  # others work; one more is not to be had
+            item = source.take(self.width.now) if may_work and lane is not None else None
+            if item is not None and lane is not None:
                 await self._work_on(lane, item, work)
                 if number >= self.width.now:
                     self.wake()  # whoever may still work has to find out whether this was the last
-            elif number < self.width.now and not self._busy:
+            elif may_work and not self._busy:
                 self._over = True
                 self.wake()
             else:
@@ -163,7 +172,13 @@ class Lanes:
         finally:
             self._busy -= 1
 
-    def _open(self, number: int) -> Lane:
-        lane = Lane(number, self._connect())
+    def _open(self, number: int) -> Lane | None:
+        """A new lane; None where the system has no thread to give and there are others."""
+        try:
+            lane = Lane(number, self._connect())
+        except RuntimeError as error:
+            if self.opened:
+                return None
+            raise TransientError(f"can't start a thread: {error}; is there a limit of processes?") from error
         self.opened.append(lane)
         return lane

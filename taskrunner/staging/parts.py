@@ -23,7 +23,9 @@ SINGLE_UPLOAD_BYTES = 16 * 1024 * 1024
 """Up to this size an object is sent in one request: beginning and completing a multipart upload cost two."""
 _MEBIBYTE = 1024 * 1024
 _MANY_PARTS = 64
-"""A file of so many parts has enough for all lanes: then half as many requests of twice the size cost less."""
+"""A file of so many parts has enough for all lanes."""
+_FINE_PARTS = 8
+_FINE_SHARES = 4
 _LARGEST_STRETCH_BYTES = 32 * _MEBIBYTE
 
 
@@ -31,14 +33,19 @@ _LARGEST_STRETCH_BYTES = 32 * _MEBIBYTE
 class Cut(Sequence[Part]):
     """`size_bytes` as consecutive parts of `part_bytes`, the last one shorter; one empty part for 0.
 
-    Parts are made when asked for: a task may well have a million.
+    From the part with the index `fine_from` on, parts are of `fine_bytes`. Parts are made when asked for: a task
+    may well have a million.
     """
 
     size_bytes: int
     part_bytes: int
+    fine_from: int | None = None
+    fine_bytes: int = 1
 
     def __len__(self) -> int:
-        return (max(self.size_bytes, 1) + self.part_bytes - 1) // self.part_bytes
+        if self.fine_from is None:
+            return _count(max(self.size_bytes, 1), self.part_bytes)
+        return self.fine_from + _count(self.size_bytes - self.fine_from * self.part_bytes, self.fine_bytes)
 
     @overload
     def __getitem__(self, index: int) -> Part: ...
@@ -48,8 +55,15 @@ class Cut(Sequence[Part]):
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         at = range(len(self))[index]
-        offset = at * self.part_bytes
-        return Part(at + 1, offset, min(self.part_bytes, self.size_bytes - offset))
+        offset, length = at * self.part_bytes, self.part_bytes
+        if self.fine_from is not None and at >= self.fine_from:
+            offset = self.fine_from * self.part_bytes + (at - self.fine_from) * self.fine_bytes
+            length = self.fine_bytes
+        return Part(at + 1, offset, min(length, self.size_bytes - offset))
+
+
+def _count(size_bytes: int, part_bytes: int) -> int:
+    return (size_bytes + part_bytes - 1) // part_bytes
 
 
 def download_parts(
@@ -65,7 +79,7 @@ def download_parts(
     if not ranged:
         return whole
     if checksum is None or (checksum.part_bytes is None and checksum.algorithm.combinable):
-        return Cut(size_bytes, _grown(size_bytes, part_bytes))
+        return _fine_at_the_end(size_bytes, part_bytes)
     if checksum.part_bytes is None:
         return whole
     if checksum.algorithm.combinable:
@@ -80,12 +94,23 @@ def upload_parts(size_bytes: int, part_bytes: int) -> Cut:
     return Cut(size_bytes, _grown(size_bytes, max(part_bytes, LEAST_UPLOAD_PART_BYTES)))
 
 
+def _fine_at_the_end(size_bytes: int, part_bytes: int) -> Cut:
+    """Parts of `part_bytes`; of a large file of twice that, with the last few in small shares.
+
+    Half as many requests cost less, but towards the end, when there is no more to take, a lane with a large part
+    would keep the others waiting.
+    """
+    if size_bytes < _MANY_PARTS * part_bytes:
+        return Cut(size_bytes, part_bytes)
+    large_bytes = max(2 * part_bytes, _grown(size_bytes, part_bytes))
+    coarse = max(0, size_bytes // large_bytes - _FINE_PARTS)
+    return Cut(size_bytes, large_bytes, coarse, large_bytes // _FINE_SHARES)
+
+
 def _grown(size_bytes: int, part_bytes: int) -> int:
-    """`part_bytes`, or twice that where there are many, or the whole mebibytes that 10,000 parts need."""
-    needed_bytes = -(-size_bytes // MOST_PARTS)
-    if needed_bytes > 2 * part_bytes:
-        return -(-needed_bytes // _MEBIBYTE) * _MEBIBYTE
-    return 2 * part_bytes if size_bytes >= _MANY_PARTS * part_bytes else part_bytes
+    """`part_bytes`, or as many whole mebibytes as are needed for 10,000 parts to suffice."""
+    needed_bytes = _count(size_bytes, MOST_PARTS)
+    return part_bytes if needed_bytes <= part_bytes else _count(needed_bytes, _MEBIBYTE) * _MEBIBYTE
 
 
 def _even_share(part_bytes: int) -> int:

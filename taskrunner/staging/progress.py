@@ -50,10 +50,11 @@ class Tally:
         with self._lock:
             self.bytes_resumed += byte_count
 
-    def forget(self, byte_count: int) -> None:
-        """So many bytes that were settled have to be moved again."""
+    def forget(self, byte_count: int, resumed_count: int = 0) -> None:
+        """So many bytes that were settled have to be moved again, those among them that were there before, too."""
         with self._lock:
             self.bytes_settled -= byte_count
+            self.bytes_resumed -= resumed_count
 
     @property
     def bytes_done(self) -> int:

@@ -9,12 +9,16 @@ time, since handing one over costs as much as moving it, but fewer and fewer tow
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from taskrunner.staging.lanes import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from taskrunner.staging.parts import Cut
+    from taskrunner.storage.store import Part
 
 T = TypeVar("T")
 Large = TypeVar("Large")
@@ -75,6 +79,34 @@ class Schedule(Source[Large | list[Small]]):
         """Whether the small ones lag behind the large ones."""
         small_taken = self._small_count - len(self._small)
         return small_taken * self._large_count <= self._large_taken * self._small_count
+
+
+class Cuttable(Protocol):
+    """A file on its way."""
+
+    @property
+    def cut(self) -> Cut:
+        """Its parts."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is moved in one go, beside others."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size, 0 where nobody knows it."""
+
+
+F = TypeVar("F", bound=Cuttable)
+
+
+def scheduled(files: Iterable[F]) -> Schedule[tuple[F, Part], F]:
+    """All parts of large files, and the small ones, the largest of either first."""
+    largest_first = sorted(files, key=lambda one: one.size_bytes, reverse=True)
+    large = [one for one in largest_first if not one.is_small]
+    parts = chain.from_iterable(((one, part) for part in one.cut) for one in large)
+    count = sum(len(one.cut) for one in large)
+    return Schedule(parts, count, [one for one in largest_first if one.is_small], lambda one: one.size_bytes)
 
 
 class Todo(Source[T]):

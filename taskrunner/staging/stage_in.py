@@ -14,14 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import TaskrunnerError, several
+from taskrunner.errors import several
 from taskrunner.events import (
     DownloadDirectoryEmpty,
     DownloadFailed,
@@ -31,23 +28,19 @@ from taskrunner.events import (
 )
 from taskrunner.staging.download import Wanted, download
 from taskrunner.staging.files import disk_trouble, make_placeholder, require_space, write_content
-from taskrunner.staging.flow import Flow
 from taskrunner.staging.journal import Journal, journal_name
-from taskrunner.staging.schedule import Todo
+from taskrunner.staging.look_up import Answered, Question, look_up
 from taskrunner.task import FileType
 from taskrunner.urls import StoreKind, store_kind
-from taskrunner.workdir import WorkDir, make_directory
+from taskrunner.workdir import WorkDir, make_directory, remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from taskrunner.plan import Download, Plan
     from taskrunner.settings import TransferSettings
-    from taskrunner.staging.lanes import Lane
     from taskrunner.storage.opening import Stores
     from taskrunner.storage.store import StoredObject
-
-    _Question = Callable[[Lane], Awaitable[None]]
 
 
 async def stage_in(
@@ -60,7 +53,7 @@ async def stage_in(
             being too small for all of them is found out before the first byte.
     """
     await asyncio.to_thread(_prepare, plan, workdir)
-    wanted = await _LookUp(plan, workdir, stores, transfer, reporter).all_wanted()
+    wanted = await _look_up(plan, workdir, stores, transfer, reporter)
     if wanted:
         await asyncio.to_thread(_require_space, wanted, workdir)
         tally = await download(wanted, stores, transfer, reporter)
@@ -83,123 +76,83 @@ def _prepare(plan: Plan, workdir: WorkDir) -> None:
 
 
 def _require_space(wanted: Sequence[Wanted], workdir: WorkDir) -> None:
+    """Blocking: whether there is room for what is still to come; what nobody goes on with is removed first."""
     needed_bytes = sum(one.found.size_bytes or 0 for one in wanted if one.original is None)
-    names = {one.partial.name for one in wanted}
-    there_bytes = 0
-    for entry in os.scandir(workdir.resumable_inputs):
-        if entry.name in names:
-            there_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
-        elif not entry.name.endswith(".journal") or entry.name.removesuffix(".journal") not in names:
-            Path(entry.path).unlink()  # of an object that has changed, or is no input any more
-    require_space({workdir.root: max(0, needed_bytes - there_bytes)}, "choose a larger one with --work-dir")
+    names = {name for one in wanted for name in (one.partial.name, f"{one.partial.name}.journal")}
+    try:
+        for entry in list(os.scandir(workdir.resumable_inputs)):
+            if entry.name in names:
+                needed_bytes -= entry.stat(follow_symlinks=False).st_blocks * 512
+            else:
+                remove_tree(Path(entry.path), lambda _path, _error: None)
+    except OSError as error:
+        raise disk_trouble(workdir.resumable_inputs, error) from error
+    require_space({workdir.root: max(0, needed_bytes)}, "choose a larger one with --work-dir")
 
 
-class _LookUp:
-    """Finds every file to download."""
-
-    def __init__(
-        self, plan: Plan, workdir: WorkDir, stores: Stores, transfer: TransferSettings, reporter: Reporter
-    ) -> None:
-        self._plan = plan
-        self._workdir = workdir
-        self._stores = stores
-        self._settings = transfer
-        self._reporter = reporter
-        self._flow = Flow(stores, transfer, most_items=len(plan.downloads))
-        self._todo: Todo[_Question] = Todo(
-            partial(self._look_up, number, wish) for number, wish in enumerate(plan.downloads)
-        )
-        self._found: dict[int, list[Wanted]] = {}
-        self._errors: dict[int, TaskrunnerError] = {}
-        # Places that inputs name one by one; a directory's file of the same place gives way to them.
-        self._named = frozenset(
-            [
-                *(item.target for item in plan.downloads if item.type is FileType.FILE),
-                *(item.target for item in plan.contents),
-            ]
-        )
-
-    async def all_wanted(self) -> list[Wanted]:
-        """Every file to download. Raises with all failures at once; nothing has been moved then."""
-        async with self._flow.watched(lambda: None):
-            await self._flow.work_through(self._todo, lambda lane, question: question(lane))
-        if self._errors:
-            raise several([self._errors[number] for number in sorted(self._errors)])
-        # Where two directories bring a file to one place, the one that names the place more closely wins.
-        closest = sorted(self._found, key=lambda number: (len(self._plan.downloads[number].path), number))
-        return list({one.target: one for number in closest for one in self._found[number]}.values())
-
-    async def _look_up(self, number: int, wish: Download, lane: Lane) -> None:
-        with self._noting(number, wish.url):
-            if wish.type is FileType.FILE:
-                self._reporter.report(DownloadStarted(url=wish.url))
-                found = await self._stat(lane, wish.url)
-                self._found[number] = [self._wanted(wish, found, wish.target)]
-                return
-            listed = await self._flow.tries(lane, lambda lane: list(self._listed(lane, wish.url)))
-            if not listed:
-                self._reporter.report(DownloadDirectoryEmpty(url=wish.url))
-            self._found[number] = []
-            for found in listed:
-                self._take_listed(number, wish, found)
-
-    def _take_listed(self, number: int, wish: Download, found: StoredObject) -> None:
-        """Want one file of a directory. Listings tell no checksums: large files are asked about one by one."""
-        found.require_fit()
-        if wish.target / found.name in self._named:
-            return
-        if (
-            found.checksum is None
-            and (found.size_bytes or 0) > self._settings.part_bytes
-            and not _local(found)
-        ):
-            self._todo.append(partial(self._look_closer, number, wish, found))
-            self._flow.more_to_take()
-        else:
-            self._found[number].append(self._wanted(wish, found, wish.target / found.name))
-
-    async def _look_closer(self, number: int, wish: Download, listed: StoredObject, lane: Lane) -> None:
-        with self._noting(number, listed.url):
-            found = replace(await self._stat(lane, listed.url), name=listed.name)
-            self._found[number].append(self._wanted(wish, found, wish.target / found.name))
-
-    @contextmanager
-    def _noting(self, number: int, url: str) -> Iterator[None]:
-        """Keep what goes wrong for later: all that is missing is told together."""
-        try:
-            yield
-        except TaskrunnerError as error:
-            self._errors.setdefault(number, error)
-            self._reporter.report(DownloadFailed(url=url, error=str(error)))
-
-    async def _stat(self, lane: Lane, url: str) -> StoredObject:
-        return await self._flow.tries(
-            lane, lambda lane: self._stores.store_for(url).stat(lane.connections, url)
-        )
-
-    def _listed(self, lane: Lane, url: str) -> Iterator[StoredObject]:
-        return self._stores.store_for(url).list_directory(lane.connections, url)
-
-    def _wanted(self, wish: Download, found: StoredObject, target: Path) -> Wanted:
-        local = _local(found)
-        told = wish.type is FileType.FILE
-        if local or not (found.etag or found.version) or (found.size_bytes or 0) <= self._settings.part_bytes:
-            original = Path(found.location) if local and wish.shareable and found.location else None
-            return Wanted(found, target, self._workdir.partial_path(), original=original, told=told)
-        # The same version of the same object for the same place has the same name in every attempt.
-        about: dict[str, str | int] = {
-            "url": sha256(found.url.encode(errors="surrogateescape")).hexdigest(),  # it may hold a secret
-            "etag": found.etag,
-            "version": found.version or "",
-            "size_bytes": found.size_bytes or 0,
-            "part_bytes": self._settings.part_bytes,
-            "checksum": str(found.checksum or ""),
-            "target": str(target),
-        }
-        name = journal_name(*(str(value) for value in about.values()))
-        partial = self._workdir.resumable_inputs / name
-        return Wanted(found, target, partial, Journal(partial.with_suffix(".journal"), about), told=told)
+async def _look_up(
+    plan: Plan, workdir: WorkDir, stores: Stores, transfer: TransferSettings, reporter: Reporter
+) -> list[Wanted]:
+    """Every file to download. Raises with all failures at once; nothing has been moved then."""
+    # Places that inputs name one by one; a directory's file of the same place gives way to them.
+    named = frozenset(
+        [
+            *(item.target for item in plan.downloads if item.type is FileType.FILE),
+            *(item.target for item in plan.contents),
+        ]
+    )
+    for wish in plan.downloads:
+        if wish.type is FileType.FILE:
+            reporter.report(DownloadStarted(url=wish.url))
+    questions = [_question(wish, named) for wish in plan.downloads]
+    answers = await look_up(questions, stores, transfer)
+    errors = []
+    for wish, answered in zip(plan.downloads, answers, strict=True):
+        for url, error in answered.errors:
+            errors.append(error)
+            reporter.report(DownloadFailed(url=url, error=str(error)))
+        if wish.type is FileType.DIRECTORY and not answered.listed_count and not answered.errors:
+            reporter.report(DownloadDirectoryEmpty(url=wish.url))
+    if errors:
+        raise several(errors)
+    return await asyncio.to_thread(_all_wanted, plan.downloads, answers, workdir, transfer.part_bytes)
 
 
-def _local(found: StoredObject) -> bool:
-    return store_kind(found.url) is StoreKind.LOCAL
+def _question(wish: Download, named: frozenset[Path]) -> Question:
+    is_directory = wish.type is FileType.DIRECTORY
+    return Question(wish.url, is_directory, lambda name: wish.target / name not in named)
+
+
+def _all_wanted(
+    wishes: Sequence[Download], answers: Sequence[Answered], workdir: WorkDir, part_bytes: int
+) -> list[Wanted]:
+    """One file for each place. Where two directories bring one, the one that names it more closely wins."""
+    closest = sorted(range(len(wishes)), key=lambda number: (len(wishes[number].path), number))
+    places = {}
+    for number in closest:
+        wish = wishes[number]
+        for found in answers[number].found:
+            target = wish.target / found.name if wish.type is FileType.DIRECTORY else wish.target
+            places[target] = _wanted(wish, found, target, workdir, part_bytes)
+    return list(places.values())
+
+
+def _wanted(wish: Download, found: StoredObject, target: Path, workdir: WorkDir, part_bytes: int) -> Wanted:
+    told = wish.type is FileType.FILE
+    local = store_kind(found.url) is StoreKind.LOCAL
+    if local or not (found.etag or found.version) or (found.size_bytes or 0) <= part_bytes:
+        linkable = local and wish.shareable and os.geteuid() == 0
+        original = Path(found.location) if linkable and found.location else None
+        return Wanted(found, target, workdir.partial_path(), original=original, told=told)
+    # The same version of the same object for the same place has the same name in every attempt.
+    about: dict[str, str | int] = {
+        "url": sha256(found.url.encode(errors="surrogateescape")).hexdigest(),  # it may hold a secret
+        "etag": found.etag,
+        "version": found.version or "",
+        "size_bytes": found.size_bytes or 0,
+        "part_bytes": part_bytes,
+        "checksum": str(found.checksum or ""),
+        "target": str(target),
+    }
+    partial = workdir.resumable_inputs / journal_name(*(str(value) for value in about.values()))
+    return Wanted(found, target, partial, Journal(partial.with_suffix(".journal"), about), told=told)

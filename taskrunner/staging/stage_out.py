@@ -31,10 +31,9 @@ from taskrunner.staging.journal import Journal, abandoned_upload, journal_name
 from taskrunner.staging.outputs import FoundOutputs, OutputFile, find_outputs
 from taskrunner.staging.schedule import Todo
 from taskrunner.staging.upload import Sendable, upload
-from taskrunner.storage.store import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container
     from pathlib import Path
 
     from taskrunner.plan import Plan
@@ -72,7 +71,8 @@ async def stage_out(
     found = await _find(plan, workdir)
     errors = _tell_what_is_not_there(found, reporter, succeeded=succeeded)
     files = [_sendable(file, workdir, transfer) for file in found.files]
-    await _take_back_abandoned(files, workdir, stores, transfer, reporter)
+    wanted = {file.journal.path for file in files if file.journal is not None}
+    await take_back_uploads(workdir, stores, transfer, reporter, but_not=wanted)
     if not files:
         return StagedOut((), tuple(errors))
     sent, tally = await upload(
@@ -105,16 +105,19 @@ def _sendable(file: OutputFile, workdir: WorkDir, transfer: TransferSettings) ->
     return Sendable(file.url, file.path, file.source, file.size_bytes, journal)
 
 
-async def _take_back_abandoned(
-    files: Iterable[Sendable],
+async def take_back_uploads(
     workdir: WorkDir,
     stores: Stores,
     transfer: TransferSettings,
     reporter: Reporter,
+    *,
+    but_not: Container[Path] = (),
 ) -> None:
-    """End the uploads that a killed attempt left open and that nothing here goes on with."""
-    wanted = {file.journal.path for file in files if file.journal is not None}
-    journals = [path for path in await asyncio.to_thread(_journals, workdir) if path not in wanted]
+    """End the uploads that a killed attempt left open and that nobody goes on with; what can't be ended is told.
+
+    `but_not`: journals of those that are gone on with. Raises TransferIOError where the journals can't be read.
+    """
+    journals = [path for path in await asyncio.to_thread(_journals, workdir) if path not in but_not]
     if not journals:
         return
     flow = Flow(stores, transfer, most_items=len(journals))
@@ -142,9 +145,8 @@ def _take_back(stores: Stores, path: Path, lane: Lane) -> None:
     abandoned = abandoned_upload(path)
     if abandoned is not None:
         url, resume_id = abandoned
-        several = [Part(1, 0, 1), Part(2, 1, 1)]  # which parts it was to have is no matter here
-        stores.store_for(url).begin_upload(lane.connections, url, several, resume_id).abort(lane.connections)
-    path.unlink(missing_ok=True)
+        stores.store_for(url).abandon_upload(lane.connections, url, resume_id)
+    Journal(path, {}).remove()
 
 
 def _log_of(file: Sendable) -> OutputLog:

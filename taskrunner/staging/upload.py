@@ -14,16 +14,15 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import DamagedError, OutputFailedError, TaskrunnerError
+from taskrunner.errors import DamagedError, OutputFailedError, TaskrunnerError, TransientError
 from taskrunner.events import Reporter, UploadFailed, UploadFinished, UploadProgress, UploadStarted
 from taskrunner.shielded import to_the_end
 from taskrunner.staging.flow import Flow
 from taskrunner.staging.journal import Recalled
 from taskrunner.staging.parts import Cut, upload_parts
-from taskrunner.staging.schedule import Schedule, Todo
+from taskrunner.staging.schedule import Todo, scheduled
 from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.store import Receipt
 
@@ -79,8 +78,13 @@ class Sent:
 
     @property
     def is_small(self) -> bool:
-        """Whether it is sent in one go."""
+        """Whether it is sent in one go, beside others."""
         return len(self.cut) == 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.file.size_bytes
 
 
 async def upload(
@@ -96,17 +100,21 @@ async def upload(
     Whatever happens, no lane is left and nothing half-made is at any URL. `on_uploaded` is told each file as it
     arrives, so that it is known also when all is cancelled.
     """
-    sent = tuple(Sent(file, upload_parts(file.size_bytes, settings.part_bytes)) for file in files)
+    sent = await asyncio.to_thread(_begun, files, settings.part_bytes)
     flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in sent))
     flow.tally.files_total = len(sent)
     flow.tally.bytes_total = sum(one.file.size_bytes for one in sent)
     uploads = _Uploads(flow, sent, reporter, on_uploaded)
     try:
-        async with flow.watched(lambda: reporter.report(flow.tally.progress(UploadProgress)), restarts=True):
+        async with flow.watched(lambda: reporter.report(flow.tally.progress(UploadProgress))):
             await flow.work_through(uploads.schedule, uploads.work)
     finally:
         await uploads.withdraw([one for one in sent if one.upload is not None and one.stored is None])
     return sent, flow.tally
+
+
+def _begun(files: Sequence[Sendable], part_bytes: int) -> tuple[Sent, ...]:
+    return tuple(Sent(file, upload_parts(file.size_bytes, part_bytes)) for file in files)
 
 
 class _Uploads:
@@ -115,17 +123,10 @@ class _Uploads:
     def __init__(
         self, flow: Flow, sent: Sequence[Sent], reporter: Reporter, on_uploaded: Callable[[Sendable], None]
     ) -> None:
-        largest_first = sorted(sent, key=lambda one: one.file.size_bytes, reverse=True)
-        large = [one for one in largest_first if not one.is_small]
         self._flow = flow
         self._reporter = reporter
         self._on_uploaded = on_uploaded
-        self.schedule: Schedule[tuple[Sent, Part], Sent] = Schedule(
-            chain.from_iterable(((one, part) for part in one.cut) for one in large),
-            sum(len(one.cut) for one in large),
-            [one for one in largest_first if one.is_small],
-            lambda one: one.file.size_bytes,
-        )
+        self.schedule = scheduled(sent)
 
     async def work(self, lane: Lane, item: tuple[Sent, Part] | list[Sent]) -> None:
         """Do what a lane took from the schedule."""
@@ -167,6 +168,13 @@ class _Uploads:
             upload.abort(lane.connections)
             raise
 
+    def _send_part(self, lane: Lane, one: Sent, upload: Upload, part: Part, piece: FileSlice) -> Receipt:
+        """In a lane: one try of one part among others; one that arrives damaged is sent again by itself."""
+        try:
+            return self._send_piece(lane, one, upload, part, piece)
+        except DamagedError as error:
+            raise TransientError(str(error)) from error
+
     def _send_piece(self, lane: Lane, one: Sent, upload: Upload, part: Part, piece: FileSlice) -> Receipt:
         """In a lane: one try of one part: the file's own bytes, never a link's, never waiting for a pipe's end."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -178,7 +186,7 @@ class _Uploads:
             piece.done = 0
             if (there := self._is_there(lane, one, part, piece)) is not None:
                 return there
-            with lane.carrying(piece):
+            with lane.carrying(piece, restarts=True):
                 receipt = upload.write_part(lane.connections, part, piece)
                 self._flow.moved(lane, piece)
         finally:
@@ -220,28 +228,32 @@ class _Uploads:
         else:
             if stored is not None:
                 self._arrived(one, stored)
+                await lane.run(lambda _: _forget_journal(one))
 
     async def _send_and_complete(self, lane: Lane, one: Sent, part: Part) -> StoredObject | None:
         upload = await self._begun(lane, one)
         piece = FileSlice(-1, part.offset, part.length)
         with self._flow.tally.watching(piece):
             one.receipts[part.number] = await self._flow.tries(
-                lane, lambda lane: self._send_piece(lane, one, upload, part, piece)
+                lane, lambda lane: self._send_part(lane, one, upload, part, piece)
             )
         if len(one.receipts) < len(one.cut) or one.error is not None:
             return None
         receipts = [one.receipts[number] for number in sorted(one.receipts)]
-        stored = await self._flow.tries(lane, lambda lane: upload.complete(lane.connections, receipts))
-        await lane.run(lambda _: _forget_journal(one))
-        return stored
+        return await self._flow.tries(lane, lambda lane: upload.complete(lane.connections, receipts))
 
     async def _send_again(self, lane: Lane, one: Sent) -> None:
-        """What the store put together is not what was sent: all of it is sent once more."""
+        """What the store put together of all the parts is not what was sent: all of it is sent once more."""
         one.damaged = True
-        upload, one.upload = one.upload, None
-        if upload is not None:
-            await self._flow.tries(lane, lambda lane: upload.abort(lane.connections))
-        await lane.run(lambda _: _forget_journal(one))
+        upload = one.upload
+        try:
+            if upload is not None:
+                await self._flow.tries(lane, lambda lane: upload.abort(lane.connections))
+            await lane.run(lambda _: _forget_journal(one))
+        except TaskrunnerError as error:
+            self._fail(one, error)
+            return
+        one.upload = None
         self._flow.tally.forget(one.file.size_bytes)
         one.receipts.clear()
         one.there_before.clear()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -111,3 +112,11 @@ def chunk_size(line: bytes) -> int:
     if found is None:
         raise AnswerError("sends a chunk without its length")
     return int(found[1], 16)
+
+
+def date_seconds(value: str | None) -> float | None:
+    """A date in a header, since the epoch (RFC 9110, section 5.6.7); None where it is none."""
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, OverflowError):
+        return None

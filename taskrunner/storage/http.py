@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import InputMissingError, OutputFailedError, TransferIOError, TransientError
+from taskrunner.storage.heads import date_seconds
 from taskrunner.storage.network import Endpoint, has_no_address, refuse_metadata_address
 from taskrunner.storage.store import Part, StoredObject, Upload
 from taskrunner.storage.web import (
     MOST_REDIRECTS,
     REDIRECTS,
-    modified_seconds,
     redirected,
     refused,
     request_parts,
@@ -82,6 +82,9 @@ class HttpStore:
                     continue
                 reading.take(answer)
                 return
+
+    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+        """See `Store.abandon_upload`: there are none to go on with here."""
 
     def begin_upload(
         self,
@@ -192,7 +195,7 @@ def _described(url: str, location: str, answer: Answer) -> StoredObject:
         version=version,
         location=location if location != url else None,
         checksum=told_checksum(header, whole=status == 200),
-        modified_seconds=modified_seconds(header),
+        modified_seconds=date_seconds(header("Last-Modified")),
     )
 
 

@@ -12,14 +12,14 @@ import re
 import select
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
-from socket import MSG_MORE
+from socket import MSG_MORE, MSG_PEEK
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from taskrunner.errors import TransferIOError
 from taskrunner.storage.heads import AnswerError, Head
-from taskrunner.storage.network import Endpoint, proxy_authorization
+from taskrunner.storage.network import Endpoint, proxy_authorization, target_of
+from taskrunner.storage.slices import path_of, unreadable
 from taskrunner.storage.streams import Stream, set_patience
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from taskrunner.storage.slices import FileSlice
 
 _EARLY_ANSWER_SECONDS = 5.0
+_INTERIM_ANSWER = (b"HTTP/1.1 1", b"HTTP/1.0 1")
+_LONGEST_INTERIM_BYTES = 4096
 _TARGET = re.compile("/[!-~]*")
 # What would end a header, or is allowed in none (RFC 9110, section 5.5).
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -74,8 +76,12 @@ class Link:
 
     @property
     def stale(self) -> bool:
-        """Whether, although nothing was asked, something came: the connection's end, or no answer of ours."""
-        return bool(self._readable.poll(0))
+        """Whether, although nothing was asked, something came: the connection's end, or no answer of ours.
+
+        What came in one TLS record with the last answer's end lies decrypted, where no poll sees it.
+        """
+        decrypted = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+        return bool(decrypted or self._readable.poll(0))
 
     def ask(
         self, request: Request, source: FileSlice | None, buffer: memoryview, meter: Meter | None
@@ -110,8 +116,7 @@ class Link:
     def _head(self, request: Request, source: FileSlice | None) -> bytes:
         """What is sent before `source`: the request's head, and its body if it is a small one."""
         authority = self.endpoint.authority
-        parts = urlsplit(request.url)
-        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        target = target_of(request.url)
         if not _TARGET.fullmatch(target):
             raise TransferIOError(
                 f"{request.url!r} can't be asked for: it has characters that no URL may have"
@@ -190,6 +195,8 @@ def _send_plain(sock: socket.socket, source: FileSlice, patience_seconds: float,
             if not events:
                 raise TimeoutError("the server takes no more bytes")
             if events[0][1] & ~select.POLLOUT:
+                if _took_interim_answer(sock):
+                    continue
                 return False
             most = left if meter is None else min(left, meter.pace.chunk_bytes)
             try:
@@ -206,6 +213,16 @@ def _send_plain(sock: socket.socket, source: FileSlice, patience_seconds: float,
                 meter.spend(sent)
     finally:
         sock.setblocking(True)  # noqa: FBT003
+    return True
+
+
+def _took_interim_answer(sock: socket.socket) -> bool:
+    """Take one such as "100 Continue" off a connection where something came; False where it is another thing."""
+    came = sock.recv(_LONGEST_INTERIM_BYTES, MSG_PEEK)
+    end = came.find(b"\r\n\r\n") + 4
+    if not came.startswith(_INTERIM_ANSWER) or end < 4:
+        return False
+    sock.recv(end)
     return True
 
 
@@ -235,16 +252,6 @@ def _read_exactly(source: FileSlice, room: memoryview) -> None:
         room = room[count:]
 
 
-def path_of(its_slice: FileSlice) -> Path:
-    """The path of the file a slice belongs to, for errors."""
-    return Path(f"/proc/self/fd/{its_slice.fd}").readlink()
-
-
-def unreadable(source: FileSlice, error: OSError) -> TransferIOError:
-    """Our error for a file that can't be read; a plain OSError would look like the network's."""
-    return TransferIOError(f"can't read {path_of(source)}: {error.strerror}")
-
-
 def _must_have_more(count: int, source: FileSlice) -> None:
     if count == 0:
-        raise TransferIOError(f"{path_of(source)} became shorter while it was sent")
+        raise TransferIOError(f"{path_of(source.fd)} became shorter while it was sent")

@@ -25,9 +25,9 @@ from taskrunner.errors import (
     TransferIOError,
     UsageError,
 )
-from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.slices import FileSlice, path_of
 from taskrunner.storage.store import Part, Receipt, StoredObject
-from taskrunner.urls import local_path
+from taskrunner.urls import join, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ class LocalStore:
             raise _reading_failed(f"{url}/{below}" if below else url, error) from error
         for entry in entries:
             name = below + entry.name
-            its_url = f"{url.rstrip('/')}/{name}"
+            its_url = join(url, name)
             if not entry.is_dir():
                 yield replace(self.stat(connections, its_url), name=name)
                 continue
@@ -98,7 +98,7 @@ class LocalStore:
         except OSError as error:
             raise _reading_failed(found.url, error) from error
         try:
-            if not _is_allowed(_path_of(fd), self._allowed):
+            if not _is_allowed(path_of(fd), self._allowed):
                 raise _not_allowed(found.url)
             _check_unchanged(found, fd)
             left = (found.size_bytes or 0) - target.position if target.left is None else target.left
@@ -106,6 +106,9 @@ class LocalStore:
             _check_unchanged(found, fd)
         finally:
             os.close(fd)
+
+    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+        """See `Store.abandon_upload`: there are none to go on with here."""
 
     def begin_upload(
         self,
@@ -120,20 +123,17 @@ class LocalStore:
         """
         connections.raise_if_aborted()
         target = self._real(url)
-        if target.is_dir() or url.endswith("/"):
-            raise OutputFailedError(f"{url} is a directory; expected a file's path")
-        if target.exists() and not target.is_file():
-            raise OutputFailedError(f"{url} is a pipe, socket or device; expected a file's path")
         beginning = os.fsencode(target.name)[:_LONGEST_BEGINNING_BYTES].decode(errors="ignore")
         partial = target.with_name(f".{beginning}.{secrets.token_hex(6)}.partial")
         try:
+            _check_replaceable(url, target)
             target.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(partial, flags, 0o666)
         except OSError as error:
             raise _writing_failed(url, error) from error
         upload = LocalUpload(url, target, partial, fd, sum(part.length for part in parts))
-        if not _is_allowed(_path_of(fd), self._allowed):
+        if not _is_allowed(path_of(fd), self._allowed):
             upload.abort(connections)
             raise _not_allowed(url)
         return upload
@@ -144,9 +144,18 @@ class LocalStore:
             path = Path(os.path.realpath(local_path(url)))
         except ValueError as error:
             raise UsageError(str(error)) from error
+        except OSError as error:  # what was looked at changed meanwhile
+            raise _reading_failed(url, error) from error
         if not _is_allowed(path, self._allowed):
             raise _not_allowed(url)
         return path
+
+
+def _check_replaceable(url: str, target: Path) -> None:
+    if target.is_dir() or url.endswith("/"):
+        raise OutputFailedError(f"{url} is a directory; expected a file's path")
+    if target.exists() and not target.is_file():
+        raise OutputFailedError(f"{url} is a pipe, socket or device; expected a file's path")
 
 
 def _sort_key(entry: os.DirEntry[str]) -> bytes:
@@ -160,10 +169,6 @@ def _is_allowed(path: Path, allowed: Sequence[Path]) -> bool:
 
 def _not_allowed(url: str) -> AccessDeniedError:
     return AccessDeniedError(f"{url} is not in a directory that was opened to tasks with --allow-dir")
-
-
-def _path_of(fd: int) -> Path:
-    return Path(f"/proc/self/fd/{fd}").readlink()
 
 
 def _described(url: str, path: Path, status: os.stat_result) -> StoredObject:
@@ -215,7 +220,10 @@ class LocalUpload:
         source.start_over()
         with self._lock:
             self._raise_if_ended()
-            fd = os.dup(self.fd)  # an abort closes the other one, whose number may soon be another file's
+            try:
+                fd = os.dup(self.fd)  # an abort closes the other one, whose number may soon be another file's
+            except OSError as error:
+                raise _writing_failed(self.url, error) from error
         try:
             _copy(connections, source, FileSlice(fd, part.offset, part.length), self.url)
         finally:
@@ -234,9 +242,9 @@ class LocalUpload:
                 )
             try:
                 self.partial.rename(self.target)
+                self._end()  # file systems of a network may say only now that there is no room
             except OSError as error:
                 raise _writing_failed(self.url, error) from error
-            self._end()
         return _described(self.url, self.target, status)
 
     def abort(self, connections: Connections) -> None:  # noqa: ARG002

@@ -199,6 +199,11 @@ class MemoryStore:
                 self.uploads[resume_id] = OpenUpload(url)
         return MemoryUpload(self, url, parts, resume_id)
 
+    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:  # noqa: ARG002  # ids tell
+        """See `Store.abandon_upload`."""
+        connections.pause(self.latency_seconds)
+        self.forget(resume_id)
+
     def take_part(self, connections: Connections, part: Part, source: FileSlice) -> tuple[bytes, Receipt]:
         """Receive one part; what arrived, and the receipt of what was sent."""
         connections.pause(self.latency_seconds)

@@ -30,6 +30,7 @@ from taskrunner.errors import (
     ThrottledError,
     TransferIOError,
     TransientError,
+    UsageError,
 )
 from taskrunner.storage.heads import AnswerError
 from taskrunner.urls import ascii_host
@@ -45,7 +46,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
 _WITH_IPV4_AT_THE_END = (
     ipaddress.ip_network("::/96"),  # IPv4-compatible (RFC 4291, section 2.5.5.1)
+    ipaddress.ip_network("::ffff:0:0:0/96"),  # IPv4-translated (RFC 2765)
     ipaddress.ip_network("64:ff9b::/96"),  # NAT64 (RFC 6052)
+    ipaddress.ip_network("64:ff9b:1::/48"),  # NAT64 of a network's own (RFC 8215)
 )
 _METADATA_IPV6 = ipaddress.ip_network("fd00:ec2::/32")
 
@@ -76,6 +79,13 @@ class Endpoint:
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
+def target_of(url: str) -> str:
+    """What a request line says of an absolute URL: path and query, as they are written."""
+    origin = _ORIGIN.match(url)
+    target = (url if origin is None else url[origin.end() :]).partition("#")[0]
+    return target if target.startswith("/") else f"/{target}"
+
+
 @lru_cache(maxsize=256)
 def _endpoint(origin: str, ca_bundle: str | None) -> Endpoint:
     """The endpoint that the beginning of a URL names. Raises ValueError where it names none."""
@@ -92,15 +102,24 @@ def _endpoint(origin: str, ca_bundle: str | None) -> Endpoint:
 
 @cache
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Verified TLS, by the certificates in `ca_bundle`, else by the machine's (SSL_CERT_FILE is honoured).
+    """Verified TLS, by the certificates in `ca_bundle`, else by the machine's (SSL_CERT_FILE, SSL_CERT_DIR).
 
     A slim image may have none at all; the AWS SDK brings its own list, which is then used, as the SDK does.
     """
     context = ssl.create_default_context(cafile=ca_bundle)
+    if ca_bundle is not None or context.cert_store_stats()["x509_ca"] or _has_directory_of_cas():
+        return context
     sdk = find_spec("botocore")
-    if ca_bundle is None and not context.cert_store_stats()["x509_ca"] and sdk is not None and sdk.origin:
+    if sdk is not None and sdk.origin:
         context.load_verify_locations(Path(sdk.origin).with_name("cacert.pem"))
     return context
+
+
+def _has_directory_of_cas() -> bool:
+    """Whether there are certificates that OpenSSL looks up, by the hashes in their names, when it needs them."""
+    paths = ssl.get_default_verify_paths()
+    directories = os.environ.get(paths.openssl_capath_env, paths.openssl_capath).split(os.pathsep)
+    return any(any(Path(directory).glob("????????.[0-9]")) for directory in directories if directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +143,18 @@ class Network:
         return cls(getproxies(), bundle, read_timeout_seconds=read_timeout_seconds, pace=pace)
 
     def proxy_for(self, endpoint: Endpoint) -> str | None:
-        """The URL of the proxy to be used, if any."""
+        """The URL of the proxy to be used, if any. Raises UsageError for one that is spoken to otherwise."""
         proxy = self.proxies.get(endpoint.scheme)
         if not proxy or proxy_bypass(f"{endpoint.host}:{endpoint.port}", dict(self.proxies)):
             return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        if not _is_http(proxy):
+            raise UsageError(
+                f"the proxy {proxy.rpartition('@')[2]} for {endpoint.scheme} URLs can't be used: expected "
+                f"http://HOST:PORT (SOCKS, and TLS to the proxy itself, are not known here); "
+                f"{endpoint.scheme.upper()}_PROXY names it"
+            )
+        return proxy
 
     def context_for(self, endpoint: Endpoint) -> ssl.SSLContext:
         """The TLS context for an endpoint. Raises UsageError where the CA bundle can't be read."""
@@ -137,6 +163,13 @@ class Network:
             return self.tls(bundle)
         except OSError as error:
             raise unreadable_ca_bundle(bundle or "of this machine", error) from error
+
+
+def _is_http(proxy: str) -> bool:
+    try:
+        return _endpoint(proxy, None).scheme == "http"
+    except ValueError:
+        return False
 
 
 def refuse_metadata_address(address: str, host: str) -> None:

@@ -38,7 +38,7 @@ _ABORT_SECONDS = 5.0
 
 
 class Stores:
-    """Every store a task may name; an async context manager that closes what it opened."""
+    """Every store a task may name; an async context manager, for as long as they are used."""
 
     def __init__(self, settings: Settings, extra: Mapping[StoreKind, Store] | None = None) -> None:
         """`extra` adds kinds of store, or replaces them: the one in memory, for tests and benchmarks."""
@@ -51,11 +51,10 @@ class Stores:
         self._making = threading.Lock()
 
     async def __aenter__(self) -> Self:
-        await self.aws.__aenter__()
         return self
 
-    async def __aexit__(self, *failure: object) -> None:
-        await self.aws.__aexit__(*failure)
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing stays open between calls."""
 
     def store_for(self, url: str) -> Store:
         """The store that has `url`; from any thread. Raises UsageError for a scheme nobody here knows."""

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import OutputFailedError, TransferIOError, UsageError
-from taskrunner.storage.s3_documents import Document, Page, quoted, seconds
+from taskrunner.storage.s3_documents import Page, quoted, seconds
 from taskrunner.storage.s3_objects import look_at, receive
 from taskrunner.storage.s3_refusals import Action, Asked, Refusal, explained, no_such_bucket
 from taskrunner.storage.s3_requests import Bucket, Place, Requests
@@ -20,6 +20,7 @@ from taskrunner.storage.s3_uploads import (
     Destination,
     Multipart,
     SinglePut,
+    abandon_multipart,
     begin_multipart,
     resumed_multipart,
 )
@@ -106,6 +107,13 @@ class S3Store:
         resumed = resumed_multipart(to, connections, parts, resume_id) if resume_id else None
         return resumed or begin_multipart(to, connections, parts)
 
+    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+        """See `Store.abandon_upload`."""
+        key = _parsed(url, versioned=False).key
+        place = self._place(connections, url, Action.WRITE, key)
+        to = Destination(place.requests, place.bucket, key, place.asked, place.payer, self._storage_headers)
+        abandon_multipart(to, connections, resume_id)
+
     @property
     def _storage_headers(self) -> Headers:
         chosen = {
@@ -123,46 +131,42 @@ class S3Store:
         bucket = self._buckets.get(name)
         if bucket is None:
             with self._asking.setdefault(name, threading.Lock()):
-                bucket = self._buckets.get(name) or self._look_up(connections, name)
+                bucket = self._buckets.get(name)
                 if bucket is None:
-                    raise no_such_bucket(Asked(action, url, name, "", signed, renewable))
-                self._buckets[name] = bucket
+                    bucket = self._look_up(connections, Asked(action, url, name, "", signed, renewable))
+                    self._buckets[name] = bucket
         asked = Asked(action, url, name, bucket.region, signed, renewable)
         return Place(self._requests, bucket, key, asked, self._payer)
 
-    def _look_up(self, connections: Connections, name: str) -> Bucket | None:
-        """Find a bucket in its own region; None where there is none.
+    def _look_up(self, connections: Connections, asked: Asked) -> Bucket:
+        """Find a bucket in its own region. Raises where there is none.
 
         A refusal is no reason to stop: a role may well read objects and not ask for their bucket.
         """
-        ca_bundle = self._aws.ca_bundle()
+        name, ca_bundle = asked.bucket, self._aws.ca_bundle()
         bucket = Bucket.at(name, self._aws.bucket_endpoint(name), ca_bundle)
-        no = self._refusal(connections, bucket)
+        no = self._refusal(connections, bucket, asked)
         if no is not None and no.region not in (None, bucket.region):
             bucket = Bucket.at(name, self._aws.bucket_endpoint(name, no.region), ca_bundle)
-            no = self._refusal(connections, bucket)
-        if no is None:
-            return bucket
-        if no.status == 404:
-            return None
-        if no.status >= 500 or no.status == 429:
-            raise explained(no, _about_bucket(bucket))
+            no = self._refusal(connections, bucket, asked)
+        if no is not None and no.status == 404:
+            raise no_such_bucket(asked)
+        if no is not None and (no.status >= 500 or no.status == 429):
+            raise explained(no, asked)
         return bucket
 
-    def _refusal(self, connections: Connections, bucket: Bucket) -> Refusal | None:
+    def _refusal(self, connections: Connections, bucket: Bucket, asked: Asked) -> Refusal | None:
         """What S3 says against a bucket, if anything."""
-        place = Place(self._requests, bucket, None, _about_bucket(bucket), self._payer)
-        with place.ask(connections, "HEAD") as answer:
+        with Place(self._requests, bucket, None, asked, self._payer).ask(connections, "HEAD") as answer:
             return None if answer.status == 200 else Refusal.of_answer(answer)
-
-
-def _about_bucket(bucket: Bucket) -> Asked:
-    return Asked(Action.READ, f"s3://{bucket.name}", bucket.name, bucket.region, signed=True, renewable=True)
 
 
 def _parsed(url: str, *, versioned: bool = True) -> S3Url:
     try:
+        url.encode()
         parsed = S3Url.parse(url, versioned=versioned)
+    except UnicodeEncodeError as error:  # bytes of a command line, or of a file's name, that are no text
+        raise UsageError(f"{url!r}: expected a URL in UTF-8") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not _BUCKET_NAME.fullmatch(parsed.bucket):
@@ -177,10 +181,10 @@ def _page(connections: Connections, place: Place, prefix: str, token: str) -> Pa
     if token:
         query = (*query, ("continuation-token", token))
     with place.ask(connections, "GET", query=query) as answer:
-        if answer.status != 200:
-            raise explained(Refusal.of_answer(answer), place.asked)
-        body = answer.content()
-    page = Page.of(Document.parsed(body, place.asked.url), place.asked.url)
+        told = place.told(answer, "ListBucket")
+    if isinstance(told, Refusal):
+        raise explained(told, place.asked)
+    page = Page.of(told, place.asked.url)
     if token and page.more == token:
         raise TransferIOError(f"{place.asked.url}: the server's listing does not come to an end")
     return page
@@ -188,12 +192,14 @@ def _page(connections: Connections, place: Place, prefix: str, token: str) -> Pa
 
 def _listed(bucket: str, entry: dict[str, str], prefix: str, names: set[str]) -> StoredObject:
     """One listed object; `names` are those before it that can be files."""
-    name = entry["Key"].removeprefix(prefix)
+    name, url = entry["Key"].removeprefix(prefix), f"s3://{bucket}/{entry['Key']}"
     unfit = _unfit(name, names)
+    if not unfit and S3Url.parse(url).version_id is not None:
+        unfit = "can't be told from a version of another object: its key ends as URLs of versions do"
     if not unfit:
         names.add(name)
     return StoredObject(
-        f"s3://{bucket}/{entry['Key']}",
+        url,
         int(entry["Size"]),
         quoted(entry.get("ETag", "")),
         ranged=True,

@@ -44,7 +44,7 @@ class Document:
         """
         try:
             root = ET.fromstring(body.strip(), ET.XMLParser(target=_Builder()))  # noqa: S314  # see `_Builder`
-        except (ET.ParseError, ValueError) as error:
+        except (ET.ParseError, ValueError, LookupError) as error:  # an encoding that nobody knows
             raise TransientError(
                 f"S3's answer about {url} is no document that it should be: {error}"
             ) from error

@@ -6,11 +6,11 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import TransferIOError
 from taskrunner.storage.checksums import Checksum
+from taskrunner.storage.heads import date_seconds
 from taskrunner.storage.s3_checksums import ASK_FOR_CHECKSUM, ToldChecksum, whole_checksum
 from taskrunner.storage.s3_refusals import Refusal, archived, changed, explained
 from taskrunner.storage.s3_requests import told_length
@@ -32,7 +32,7 @@ def look_at(connections: Connections, place: Place, version: str | None) -> Stor
         if no is None:
             _check_readable(place, head)
             size_bytes, etag = told_length(head), head.header("ETag") or ""
-            modified_seconds = _seconds(head.header("Last-Modified"))
+            modified_seconds = date_seconds(head.header("Last-Modified"))
             whole = whole_checksum(head, md5_etags=place.bucket.etags_may_be_md5)
             told = None if whole else ToldChecksum.by(head)
     if no is not None:
@@ -83,13 +83,16 @@ def _pinned(etag: str, version: str | None) -> tuple[Headers, Headers]:
 
 
 def _reason(connections: Connections, place: Place, version: str | None, no: Refusal) -> Refusal:
-    """Why a HEAD was refused: its answer has no words, so a GET of one byte is asked the same."""
+    """Why a HEAD was refused: its answer has no words, so a GET of one byte is asked the same.
+
+    An object may well be read and yet have no first byte (416): that says nothing about the HEAD.
+    """
     if no.status in (404, 405, 429) or no.status >= 500:
         return no
     with place.ask(
         connections, "GET", query=_of_version(version), headers=(("Range", "bytes=0-0"),)
     ) as answer:
-        return no if answer.status in (200, 206) else Refusal.of_answer(answer)
+        return no if answer.status in (200, 206, 416) else Refusal.of_answer(answer)
 
 
 def _check_readable(place: Place, head: Answer) -> None:
@@ -158,11 +161,3 @@ def _check_bytes(
             raise changed(place.asked)
     if None not in (answer.length, left) and answer.length != left:
         raise TransferIOError(f"{url}: the server sends {answer.length} bytes where {left} were expected")
-
-
-def _seconds(date: str | None) -> float | None:
-    """A Last-Modified, since the epoch."""
-    try:
-        return parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -65,6 +65,7 @@ _KEYS_REFUSED = {
     "AccountProblem": "there is a problem with the AWS account",
     "AllAccessDisabled": "S3 has disabled all access to it",
 }
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _ELSEWHERE = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
@@ -208,7 +209,7 @@ def archived(asked: Asked, *, restoring: bool = False) -> TaskrunnerError:
 
 def _keys_refused(no: Refusal, asked: Asked) -> TaskrunnerError:
     sentence = f"{asked.url}: {_KEYS_REFUSED[no.code]} ({no.code})"
-    if asked.renewable and "expired" in sentence:
+    if asked.renewable and no.code in _EXPIRED:
         return TransientError(sentence)
     return AccessDeniedError(sentence)
 

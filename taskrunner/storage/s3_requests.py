@@ -9,8 +9,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from taskrunner.errors import TransientError
 from taskrunner.storage.network import Endpoint
 from taskrunner.storage.s3_checksums import SentChecksums
+from taskrunner.storage.s3_documents import Document
+from taskrunner.storage.s3_refusals import Refusal
 from taskrunner.storage.signing import Headers, Signer, encoded_path, encoded_query
 from taskrunner.storage.wire import Request
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket, and how it is reached."""
+    """A bucket, and how it is reached; all but `sent_checksums`, which lanes share and change, stays as it is."""
 
     name: str
     region: str
@@ -140,3 +143,20 @@ class Place:
             silence_seconds=silence_seconds,
         )
         return connections.exchange(request, source)
+
+    def told(self, answer: Answer, name: str) -> Document | Refusal:
+        """The document that an answer brings, or a no, which may come after it began with a yes.
+
+        `name` is what its root's name begins with: S3 goes on with `Result`, some of its relatives otherwise.
+        Raises TransientError where it is another thing, such as the page of a server in between.
+        """
+        if answer.status != 200:
+            return Refusal.of_answer(answer)
+        document = Document.parsed(answer.content(), self.asked.url)
+        if document.name == "Error":
+            return Refusal.of_document(answer, document)
+        if not document.name.startswith(name):
+            raise TransientError(
+                f"S3's answer about {self.asked.url} is no {name}, as it should be, but {document.name[:40]}"
+            )
+        return document

@@ -128,17 +128,16 @@ def begin_multipart(to: Destination, connections: Connections, parts: Sequence[P
     algorithm = to.bucket.sent_checksums.algorithm
     headers = to.storage_headers
     if algorithm is not None:
-        told = (("x-amz-checksum-algorithm", algorithm.value), ("x-amz-checksum-type", "FULL_OBJECT"))
-        headers = (*headers, *told)
+        chosen = (("x-amz-checksum-algorithm", algorithm.value), ("x-amz-checksum-type", "FULL_OBJECT"))
+        headers = (*headers, *chosen)
     with to.ask(connections, "POST", query=(("uploads", ""),), headers=headers, body=b"") as answer:
-        no = Refusal.of_answer(answer) if answer.status != 200 else None
-        body = b"" if no else answer.content()
-    if no is not None and algorithm is not None and no.about_checksum:
+        told = to.told(answer, "InitiateMultipartUpload")
+    if isinstance(told, Refusal):
+        if algorithm is None or not told.about_checksum:
+            raise explained(told, to.asked)
         to.bucket.sent_checksums.refuse(algorithm)
         return begin_multipart(to, connections, parts)
-    if no is not None:
-        raise explained(no, to.asked)
-    upload_id = Document.parsed(body, to.asked.url).field("UploadId")
+    upload_id = told.field("UploadId")
     if not upload_id:
         raise TransientError(f"{to.asked.url}: the server began an upload and gave no id for it")
     return Multipart(to, tuple(parts), upload_id, algorithm)
@@ -167,6 +166,13 @@ def resumed_multipart(
     with suppress(AccessDeniedError):  # who may neither see its parts nor end it can still begin a new one
         upload.abort(connections)
     return None
+
+
+def abandon_multipart(to: Destination, connections: Connections, resume_id: str) -> None:
+    """End the multipart upload of an earlier attempt."""
+    match = _RESUME_ID.fullmatch(resume_id)
+    if match is not None:
+        Multipart(to, (), match[3], None).abort(connections)
 
 
 @dataclass(slots=True)
@@ -203,10 +209,9 @@ class Multipart:
         while True:
             query = (*self._query, ("part-number-marker", marker))
             with self.destination.ask(connections, "GET", query=query) as answer:
-                if answer.status != 200:
-                    return Refusal.of_answer(answer)
-                body = answer.content()
-            document = Document.parsed(body, self.destination.asked.url)
+                document = self.destination.told(answer, "ListParts")
+            if isinstance(document, Refusal):
+                return document
             for entry in document.entries("Part"):
                 number = planned.get((entry.get("PartNumber", ""), entry.get("Size", "")))
                 if number is not None:
@@ -295,10 +300,7 @@ class Multipart:
             silence_seconds=_COMPLETE_SECONDS,
         )
         with asking as answer:
-            if answer.status != 200:
-                return Refusal.of_answer(answer)
-            document = Document.parsed(answer.content(), to.asked.url)
-            return Refusal.of_document(answer, document) if document.name == "Error" else document
+            return to.told(answer, "CompleteMultipartUpload")
 
     def _completion_headers(self, whole: Checksum | None) -> Headers:
         if not self._telling or whole is None:

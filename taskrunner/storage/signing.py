@@ -2,7 +2,7 @@
 
 Pure: a request's parts, keys and a time in, headers out. The body is not hashed (`UNSIGNED-PAYLOAD`, which S3
 allows for every request with an Authorization header): its integrity is a matter of checksums, not of the
-signature. The key derived from the secret holds for a day, a region and an access key, and is kept.
+signature. The key derived from the secret holds for a day, a region and a pair of keys, and is kept.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
@@ -10,6 +10,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 from __future__ import annotations
 
 import hmac
+from functools import lru_cache
 from hashlib import sha256
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Protocol
@@ -50,11 +51,16 @@ def encoded_query(parameters: Iterable[tuple[str, str]]) -> str:
     return "&".join(f"{name}={value}" for name, value in pairs)
 
 
+@lru_cache(maxsize=4)
+def _amz_date(seconds: int) -> str:
+    return strftime("%Y%m%dT%H%M%SZ", gmtime(seconds))
+
+
 class Signer:
     """Signs S3 requests; keeps the derived keys of the day."""
 
     def __init__(self) -> None:
-        self._derived: dict[tuple[str, str, str, str], bytes] = {}
+        self._derived: dict[tuple[str, ...], bytes] = {}
 
     def sign(
         self,
@@ -74,7 +80,7 @@ class Signer:
         `host` is the Host header's value, `path` and `query` are encoded as they will be sent (the query by
         `encoded_query`), `timestamp` is in seconds since the epoch.
         """
-        amz_date = strftime("%Y%m%dT%H%M%SZ", gmtime(timestamp))
+        amz_date = _amz_date(int(timestamp))
         added = [("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), ("x-amz-date", amz_date)]
         if keys.token:
             added.append(("x-amz-security-token", keys.token))
@@ -95,7 +101,7 @@ class Signer:
         return (*sent, ("Authorization", authorization))
 
     def _key(self, day: str, region: str, service: str, keys: Keys) -> bytes:
-        identity = (day, region, service, keys.access_key)
+        identity = (day, region, service, keys.access_key, keys.secret_key)
         key = self._derived.get(identity)
         if key is None:
             key = f"AWS4{keys.secret_key}".encode()

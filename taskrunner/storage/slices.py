@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import DamagedError, TransferIOError
@@ -92,3 +93,13 @@ class FileSlice:
         self.done = 0
         if self.algorithm is not None:
             self.compute(self.algorithm)
+
+
+def path_of(fd: int) -> Path:
+    """Where an open file is now."""
+    return Path(f"/proc/self/fd/{fd}").readlink()
+
+
+def unreadable(source: FileSlice, error: OSError) -> TransferIOError:
+    """Our error for a file that can't be read; a plain OSError would look like the network's."""
+    return TransferIOError(f"can't read {path_of(source.fd)}: {error.strerror}")

@@ -70,7 +70,7 @@ class Receipt:
     etag: str
     """Empty where the store has none."""
     checksum: Checksum | None = None
-    """Of the part's bytes, as computed from our side while they were sent."""
+    """Of the part's bytes, as computed from our side before they were sent: it goes into the request's head."""
 
 
 class Upload(Protocol):
@@ -136,3 +136,6 @@ class Store(Protocol):
 
         With the `resume_id` of an earlier attempt the upload goes on from there, if the store still has it.
         """
+
+    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+        """End the upload that an earlier attempt knew by `resume_id`, if the store still has it."""

@@ -1,10 +1,9 @@
-"""What the web says of a file, beside its bytes: redirects, credentials, statuses, checksums, dates. Pure."""
+"""What the web says of a file, beside its bytes: redirects, credentials, statuses, checksums. Pure."""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     """One answer's headers: from a name, whatever its case, to the value."""
 
 MOST_REDIRECTS = 10
+_RAW_BYTE = re.compile("[\x80-\xff]")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 _GOOGLE_HASH = re.compile(r"(crc32c|md5)=([A-Za-z0-9+/=]+)")
@@ -55,9 +55,12 @@ def request_parts(url: str, original: str) -> tuple[str, tuple[tuple[str, str], 
 
 
 def redirected(url: str, location: str | None) -> str:
-    """Where a redirect leads. Raises TransferIOError where that is no web address."""
+    """Where a redirect leads. Raises TransferIOError where that is no web address.
+
+    Bytes beyond ASCII, which no Location should have, are encoded as they are: nobody says what they mean.
+    """
     try:
-        target = urljoin(url, location or "")
+        target = urljoin(url, _RAW_BYTE.sub(lambda byte: f"%{ord(byte[0]):02X}", location or ""))
         scheme = urlsplit(target).scheme
     except ValueError:
         target = scheme = ""
@@ -115,11 +118,3 @@ def _of_the_answer(header: Headers) -> Iterator[tuple[Algorithm, str]]:
         for algorithm in Algorithm:
             if text := header(algorithm.header):
                 yield algorithm, text.strip()
-
-
-def modified_seconds(header: Headers) -> float | None:
-    """When the file was last changed, since the epoch; None where nobody says so, or not in a date's form."""
-    try:
-        return parsedate_to_datetime(header("Last-Modified") or "").timestamp()
-    except (ValueError, OverflowError):
-        return None

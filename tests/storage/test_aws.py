@@ -38,8 +38,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 async def test_an_ecr_registry_gives_user_and_password(moto: S3Server, aws: AwsSession) -> None:
-    async with aws:
-        user, password = await aws.ecr_login("123456789012.dkr.ecr.eu-west-1.amazonaws.com")
+    user, password = await aws.ecr_login("123456789012.dkr.ecr.eu-west-1.amazonaws.com")
 
     assert user == "AWS"
     assert password == "123456789012-auth-token"

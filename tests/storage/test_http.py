@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -388,6 +389,27 @@ def test_redirects_are_followed_and_remembered(store: HttpStore, tmp_path: Path,
 
         assert (found.url, found.location) == (f"{base}/a", f"{base}/c/file?x=1")
         assert read_whole(store, found, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_redirect_in_raw_bytes_leads_to_these(store: HttpStore, encoding: str) -> None:
+    raw = "données".encode(encoding)
+    heads = []
+
+    def serve(connection: socket.socket) -> None:
+        heads.append(read_head(connection).splitlines()[0])
+        if len(heads) == 1:
+            connection.sendall(
+                b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /%s?%s\r\n\r\n" % (raw, raw)
+            )
+            heads.append(read_head(connection).splitlines()[0])
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+
+    with raw_server(serve) as base:
+        stat(store, f"{base}/a")
+
+    name = quote(raw).encode()
+    assert heads[1] == b"GET /%s?%s HTTP/1.1" % (name, name)
 
 
 def test_a_signed_place_that_has_expired_is_asked_for_anew(store: HttpStore, tmp_path: Path) -> None:

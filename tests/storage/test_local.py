@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -170,6 +171,24 @@ def test_a_directory_that_is_not_there_is_missing(store: LocalStore, allowed: Pa
         names(store, allowed / "nothing")
 
 
+@pytest.mark.parametrize("root", ["/", "file:///"])
+def test_the_root_directory_is_listed_by_urls_that_lead_to_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    (tmp_path / "file").touch()
+    scandir = os.scandir
+
+    def on_the_way(directory: Path) -> list[os.DirEntry[str]]:
+        """All but what is on the way to our file is the machine's own."""
+        return [entry for entry in scandir(directory) if (tmp_path / "file").is_relative_to(entry.path)]
+
+    monkeypatch.setattr(os, "scandir", on_the_way)
+    (found,) = listed(LocalStore([Path("/")]), root)
+
+    assert found.url == root.rstrip("/").replace("file:", "file://") + f"{tmp_path}/file"
+    assert found.name == str(tmp_path / "file").lstrip("/")
+
+
 @pytest.mark.parametrize("url", ["file://host/path", "/a\0b"])
 def test_what_is_no_path_is_said_to_be_none(store: LocalStore, url: str) -> None:
     with pytest.raises(UsageError):
@@ -215,6 +234,39 @@ def test_a_file_in_the_way_of_a_directory_is_told(store: LocalStore, allowed: Pa
 
     with pytest.raises(OutputFailedError, match="file/below can't be written"):
         begin(store, f"{allowed}/file/below", cut(1, 1))
+
+
+def test_a_name_that_no_file_system_takes_is_told(store: LocalStore, allowed: Path) -> None:
+    with pytest.raises(OutputFailedError, match="can't be written: File name too long"):
+        begin(store, f"{allowed}/{'x' * 300}", cut(1, 1))
+    with pytest.raises(TransferIOError, match="can't be read: File name too long"):
+        stat(store, f"{allowed}/{'x' * 300}")
+
+
+def test_a_place_that_may_not_be_looked_at_is_told(
+    store: LocalStore, allowed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(AccessDeniedError, match="can't be written: Permission denied"):
+        begin(store, f"{allowed}/file", cut(1, 1))
+
+
+def test_a_lane_that_gets_no_file_descriptor_says_so(
+    store: LocalStore, allowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(b"x")
+    upload = begin(store, str(allowed / "file"), cut(1, 1))
+
+    def too_many(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", too_many)
+    with pytest.raises(OutputFailedError, match="Too many open files"):
+        send(upload, cut(1, 1), tmp_path / "source")
+    abort(upload)
 
 
 def test_a_file_whose_parts_are_not_all_there_is_not_shown(store: LocalStore, allowed: Path) -> None:

@@ -1,11 +1,13 @@
 """Which addresses of a host are used; none that hands out this machine's credentials, however it is written."""
 
+import shutil
 import socket
+from pathlib import Path
 
 import pytest
 
 from taskrunner.errors import AccessDeniedError
-from taskrunner.storage.network import refuse_metadata_address, resolved
+from taskrunner.storage.network import refuse_metadata_address, resolved, tls_context
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,9 @@ from taskrunner.storage.network import refuse_metadata_address, resolved
         "::ffff:169.254.169.254",
         "::169.254.169.254",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:2:3:4:a9fe:a9fe",
+        "::ffff:0:a9fe:a9fe",
         "2002:a9fe:a9fe::1",
         "fe80::1%eth0",
         "fd00:ec2::254",
@@ -61,3 +66,22 @@ def test_one_metadata_address_among_others_is_refused(monkeypatch: pytest.Monkey
 
     with pytest.raises(AccessDeniedError, match="large"):
         resolved("large.example", 443)
+
+
+@pytest.mark.parametrize(("name", "by_the_sdk"), [("0a1b2c3d.0", False), ("notes.txt", True)])
+def test_the_sdks_certificates_are_taken_only_where_the_machine_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
+    name: str,
+    *,
+    by_the_sdk: bool,
+) -> None:
+    """Those in a directory are looked up when they are needed, so a new context seems to have none."""
+    shutil.copy(certificate[0], tmp_path / name)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nonexistent:{tmp_path}")
+
+    context = tls_context.__wrapped__(None)
+
+    assert (context.cert_store_stats()["x509_ca"] > 0) is by_the_sdk

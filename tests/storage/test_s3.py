@@ -216,6 +216,21 @@ def test_a_name_is_never_a_file_and_a_directory(moto: S3Server, bucket: str, sto
         require_all_fit(store, f"s3://{bucket}/dir")
 
 
+def test_a_key_that_ends_like_a_version_is_listed_as_unfit(
+    moto: S3Server, bucket: str, store: S3Store
+) -> None:
+    """Its URL would be looked up as a version of another object."""
+    for key in ("dir/a?versionId=x", "dir/b?versionId=", "dir/c?versionId=x/d"):
+        moto.client().put_object(Bucket=bucket, Key=key, Body=b"")
+
+    unfit, *fit = listed(store, f"s3://{bucket}/dir")
+
+    assert unfit.name == "a?versionId=x"
+    with pytest.raises(TransferIOError, match=r"dir/a\?versionId=x can't be told from a version"):
+        unfit.require_fit()
+    assert [(found.name, found.unfit) for found in fit] == [("b?versionId=", ""), ("c?versionId=x/d", "")]
+
+
 # --- buckets, keys, endpoints
 
 
@@ -246,6 +261,15 @@ def test_a_bucket_made_meanwhile_is_found(s3: S3Server, store: S3Store, tmp_path
 def test_a_url_without_a_bucket_is_none(store: S3Store, url: str) -> None:
     with pytest.raises(UsageError, match="expected s3://BUCKET/KEY"):
         stat(store, url)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/\udcff", "s3://bucket\udcff/key"])
+def test_a_url_of_bytes_that_are_no_text_is_none(store: S3Store, url: str) -> None:
+    for asking in (check, stat, listed):
+        with pytest.raises(UsageError, match=r"udcff.*UTF-8"):
+            asking(store, url)
+    with pytest.raises(UsageError, match=r"udcff.*UTF-8"):
+        begin(store, url, cut(1, 1))
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a b", "a%2f", "a?b", "a#b", "ü", "x" * 256, "arn:a?b"])

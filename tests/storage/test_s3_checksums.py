@@ -411,9 +411,14 @@ class Taker:
                 )
         match request.method:
             case "POST" if "uploads" in request.query:
-                return web.Response(text="<Result><UploadId>the:upload</UploadId></Result>")
+                begun = "<UploadId>the:upload</UploadId>"
+                return web.Response(
+                    text=f"<InitiateMultipartUploadResult>{begun}</InitiateMultipartUploadResult>"
+                )
             case "POST":
-                return web.Response(text=f"<Result>{self.completion}</Result>")
+                return web.Response(
+                    text=f"<CompleteMultipartUploadResult>{self.completion}</CompleteMultipartUploadResult>"
+                )
             case "HEAD":
                 return web.Response(headers={"ETag": '"whole-2"', **self.look})
         return web.Response(headers={"ETag": '"etag"', **self.stored})

@@ -24,6 +24,7 @@ from taskrunner.errors import (
 )
 from taskrunner.settings import S3Settings
 from taskrunner.storage.s3 import S3Store
+from taskrunner.storage.s3_refusals import Action, Asked, Refusal, explained
 from taskrunner.storage.store import Receipt, StoredObject, Upload
 from tests.servers import S3Server
 from tests.storage.moving import (
@@ -246,6 +247,28 @@ def test_what_may_be_read_and_not_looked_at_is_told_by_the_number(fake: FakeS3, 
         stat(store, "s3://bucket/key")
 
 
+def test_an_empty_object_that_may_not_be_looked_at_was_not_changed(fake: FakeS3, store: S3Store) -> None:
+    """It has no first byte that a GET could be asked for."""
+    fake.status_of_head, fake.status, fake.body = 403, 416, xml("InvalidRange")
+
+    with pytest.raises(AccessDeniedError, match="S3 said: 403"):
+        stat(store, "s3://bucket/key")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("SignatureDoesNotMatch", AccessDeniedError),
+        ("ExpiredToken", TransientError),
+        ("TokenRefreshRequired", TransientError),
+    ],
+)
+def test_only_keys_that_have_expired_are_waited_for(code: str, error: type[TaskrunnerError]) -> None:
+    asked = Asked(Action.READ, "s3://bucket/expired", "bucket", "us-east-1", signed=True, renewable=True)
+
+    assert type(explained(Refusal(403, code, "", None, None), asked)) is error
+
+
 # --- answers that are not what was asked for
 
 
@@ -314,10 +337,18 @@ def test_names_are_decoded_only_where_the_listing_says_that_they_are_encoded(
             TransferIOError,
             "does not come to an end",
         ),
-        ("<R><Contents><Key>dir/a</Key></Contents></R>", TransientError, "without its key or its size"),
+        (
+            "<ListBucketResult><Contents><Key>dir/a</Key></Contents></ListBucketResult>",
+            TransientError,
+            "without its key or its size",
+        ),
         (listing("dir/a").replace("<Size>1<", "<Size>?<"), TransientError, "without its key or its size"),
         ("<ListBucketResult>", TransientError, "no document"),
         ("", TransientError, "no document"),
+        ("<html><body>Please log in</body></html>", TransientError, "no ListBucket, as .* but html"),
+        (xml("InternalError"), TransientError, "200 InternalError"),
+        (xml("AccessDenied"), AccessDeniedError, "lack s3:ListBucket"),
+        ("<?xml version='1.0' encoding='x-unknown'?><ListBucketResult/>", TransientError, "no document"),
         (
             "<!DOCTYPE x [<!ENTITY a 'dir/a'>]><ListBucketResult>&a;</ListBucketResult>",
             TransientError,
@@ -375,6 +406,13 @@ def test_a_bucket_that_can_not_be_asked_for_now_is_asked_for_again(fake: FakeS3,
 
     fake.bucket_status = 200
     check(store, "s3://bucket/key")
+
+
+def test_what_was_wanted_of_a_bucket_that_refuses_itself_is_told(fake: FakeS3, store: S3Store) -> None:
+    fake.bucket_status = 501
+
+    with pytest.raises(OutputFailedError, match="s3://bucket/key can't be written: S3 said 501"):
+        begin(store, "s3://bucket/key", cut(1, 1))
 
 
 def test_unsigned_requests_have_no_signature(fake: FakeS3, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from taskrunner.aws import AwsSession
 from taskrunner.errors import AccessDeniedError, TransferIOError, TransientError
 from taskrunner.settings import S3Settings
-from taskrunner.storage.checksums import Algorithm, Checksum, new_digest
+from taskrunner.storage.checksums import Algorithm, Checksum, encoded, new_digest
 from taskrunner.storage.network import Network
 from taskrunner.storage.s3 import S3Store
 from taskrunner.storage.slices import FileSlice
@@ -161,6 +161,8 @@ def test_an_upload_in_the_making_is_taken_back(server: S3Server, store: S3Store,
 
 # --- a server with its own mind
 
+BEGUN = "<InitiateMultipartUploadResult>{}</InitiateMultipartUploadResult>"
+
 
 @dataclass
 class Uploads:
@@ -169,8 +171,11 @@ class Uploads:
     parts: list[tuple[int, int, str]] = field(default_factory=list)
     """Number, size and further elements of each part, listed two at a time."""
     list_answer: tuple[int, str] = (200, "")
+    """Status and code of a refusal, or 200 and a document other than the listing."""
+    begun: str = BEGUN.format("<UploadId>new</UploadId>")
     abort_status: int = 204
     completions: list[tuple[int, str]] = field(default_factory=list)
+    """Status and document; without a status the connection is closed."""
     look: dict[str, str] = field(default_factory=dict)
     part_etag: str = '"0cc175b9c0f1b6a831c399e269772661"'
     lengths: list[str | None] = field(default_factory=list)
@@ -185,10 +190,12 @@ class Uploads:
         match request.method:
             case "POST" if "uploads" in request.query:
                 self.lengths.append(request.headers.get("Content-Length"))
-                return web.Response(text="<Result><UploadId>new</UploadId></Result>")
+                return web.Response(text=self.begun)
             case "POST":
                 status, body = self.completions.pop(0)
-                return web.Response(status=status, text=body)
+                if not status and request.transport is not None:
+                    request.transport.close()
+                return web.Response(status=status or 500, text=body)
             case "GET":
                 return self._listing(int(request.query["part-number-marker"]))
             case "DELETE":
@@ -201,6 +208,8 @@ class Uploads:
         status, code = self.list_answer
         if status != 200:
             return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
+        if code:
+            return web.Response(text=code)
         later = [part for part in self.parts if part[0] > marker]
         page, more = later[:2], len(later) > 2
         entries = "".join(
@@ -209,7 +218,8 @@ class Uploads:
         )
         following = f"<NextPartNumberMarker>{page[-1][0]}</NextPartNumberMarker>" if page else ""
         return web.Response(
-            text=f"<R xmlns='urn:x'><IsTruncated>{str(more).lower()}</IsTruncated>{following}{entries}</R>"
+            text="<ListPartsResult xmlns='urn:x'>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated>{following}{entries}</ListPartsResult>"
         )
 
 
@@ -304,7 +314,7 @@ def in_parts(store: S3Store, tmp_path: Path) -> tuple[Upload, list[Receipt]]:
     return upload, send(upload, cut(5, 3), tmp_path / "source")
 
 
-DONE = '<Result><ETag>"whole-2"</ETag></Result>'
+DONE = '<CompleteMultipartUploadResult><ETag>"whole-2"</ETag></CompleteMultipartUploadResult>'
 LOST = [(500, "<Error><Code>InternalError</Code></Error>"), (404, "<Error><Code>NoSuchUpload</Code></Error>")]
 
 
@@ -326,6 +336,46 @@ def test_a_completion_whose_answer_was_lost_is_not_proven_by_nothing(
 
     with pytest.raises(TransferIOError, match="not what was uploaded"):
         complete(upload, receipts)
+
+
+def test_a_completion_is_not_sent_again_behind_our_back_where_its_connection_ends(
+    uploads: Uploads, store: S3Store, tmp_path: Path
+) -> None:
+    """It may have been acted upon: only who knows that it was sent before recognises what it did."""
+    uploads.completions = [(0, ""), (404, "<Error><Code>NoSuchUpload</Code></Error>")]
+    uploads.look = {
+        "Content-Length": "5",
+        "ETag": '"9"',
+        Algorithm.CRC64NVME.header: encoded(crc(b"hello").value),
+    }
+    (tmp_path / "source").write_bytes(b"hello")
+    parts = cut(5, 3)
+    with lane() as connections, opened(tmp_path / "source") as fd:
+        upload = store.begin_upload(connections, "s3://bucket/key", parts)
+        receipts = [
+            upload.write_part(connections, part, FileSlice(fd, part.offset, part.length)) for part in parts
+        ]
+        with pytest.raises(TransientError):
+            upload.complete(connections, receipts)
+
+        assert upload.complete(connections, receipts).etag == '"9"'
+
+
+@pytest.mark.parametrize("page", ["<html>down</html>", "<CopyObjectResult><ETag>x</ETag></CopyObjectResult>"])
+def test_a_page_of_a_server_in_between_is_no_answer(
+    uploads: Uploads, store: S3Store, tmp_path: Path, page: str
+) -> None:
+    uploads.completions = [(200, page)]
+    upload, receipts = in_parts(store, tmp_path)
+
+    with pytest.raises(TransientError, match="no CompleteMultipartUpload, "):
+        complete(upload, receipts)
+    uploads.list_answer = (200, page)
+    with pytest.raises(TransientError, match="no ListParts, "):
+        begin(store, "s3://bucket/key", cut(5, 3), upload.resume_id)
+    uploads.begun = page
+    with pytest.raises(TransientError, match="no InitiateMultipartUpload, "):
+        begin(store, "s3://bucket/key", cut(5, 3))
 
 
 def test_white_space_before_an_answer_is_no_part_of_it(
@@ -396,7 +446,7 @@ def test_an_upload_without_an_id_was_not_begun(
     uploads: Uploads, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def begin_nothing(_: web.Request) -> web.StreamResponse:
-        return web.Response(text="<Result/>")
+        return web.Response(text=BEGUN.format(""))
 
     with web_place({"/{any:.*}": begin_nothing}) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)

@@ -88,6 +88,19 @@ def test_one_signer_serves_keys_regions_and_days_side_by_side() -> None:
                 assert authorization(shared, access_key, region, timestamp) == alone
 
 
+def test_a_secret_that_was_corrected_is_used() -> None:
+    def authorization(signer: Signer, secret_key: str) -> str:
+        keys = Credentials("AKID", secret_key, None, renewable=False)
+        return dict(signer.sign("GET", "h", "/", "", (), keys=keys, region="us-east-1", timestamp=0))[
+            "Authorization"
+        ]
+
+    shared = Signer()
+
+    assert authorization(shared, "wrong") != authorization(shared, "right")
+    assert authorization(shared, "right") == authorization(Signer(), "right")
+
+
 def test_a_request_never_shows_its_signature() -> None:
     from taskrunner.storage.wire import Request
 

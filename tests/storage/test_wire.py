@@ -356,6 +356,62 @@ def test_a_kept_connection_that_says_something_unasked_is_replaced(
     assert len(opened) == 3
 
 
+def test_a_kept_connection_that_says_something_unasked_under_tls_is_replaced(
+    certificate: tuple[Path, Path],
+) -> None:
+    """What comes in one record with a body's end is decrypted with it, and lies where no poll sees it."""
+    answer, unasked = (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + each for each in (b"y", b"n"))
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(answer[:-1])
+        connection.sendall(answer[-1:] + unasked)
+        read_head(connection)
+
+    connections = Connections(Network(ca_bundle=str(certificate[0])))
+    with raw_server(with_tls(certificate, serve)) as url:
+        for _ in range(3):
+            with connections.exchange(Request("GET", url.replace("http://", "https://"))) as given:
+                assert given.content() == b"y"
+        connections.close()
+
+
+def ask_twice(connections: Connections, method: str) -> int:
+    """Ask a server twice, which hears the second question and closes; how many it heard in all."""
+    heard = []
+
+    def serve(connection: socket.socket) -> None:
+        while True:
+            heard.append(read_head(connection))
+            if len(heard) == 2:
+                return
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with raw_server(serve) as url:
+        try:
+            for _ in range(2):
+                with connections.exchange(Request(method, url)) as answer:
+                    assert answer.status == 204
+        except TransientError:
+            assert len(heard) == 2
+            raise
+        finally:
+            connections.close()
+    return len(heard)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_what_may_be_asked_twice_is_asked_again_where_a_kept_connection_ends(
+    connections: Connections, method: str
+) -> None:
+    assert ask_twice(connections, method) == 3
+
+
+def test_what_may_not_be_asked_twice_is_told_to_be_lost(connections: Connections) -> None:
+    with pytest.raises(TransientError, match="without an answer"):
+        ask_twice(connections, "POST")
+
+
 def test_a_body_without_an_end_that_is_said_is_not_whole_under_tls(
     certificate: tuple[Path, Path], target: FileSlice
 ) -> None:
@@ -679,6 +735,32 @@ def test_an_early_refusal_is_heard_while_we_still_send(
         assert put(connections, url, source, 32 * 1024 * 1024) == 503
 
 
+def test_interim_answers_do_not_stop_an_upload(connections: Connections, source: FileSlice) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        for interim in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n"):
+            connection.sendall(interim)
+            receive_exactly(connection, 16 * 1024 * 1024)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with raw_server(serve) as url:
+        assert put(connections, url, source, 32 * 1024 * 1024) == 200
+        assert source.left == 0
+
+
+def test_a_refusal_after_an_interim_answer_is_heard(connections: Connections, source: FileSlice) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+        )
+        while connection.recv(65536):
+            pass
+
+    with raw_server(serve) as url:
+        assert put(connections, url, source, 32 * 1024 * 1024) == 403
+
+
 def test_an_early_yes_is_not_believed(connections: Connections, source: FileSlice) -> None:
     with (
         raw_server(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as url,
@@ -976,6 +1058,24 @@ def test_a_proxy_that_gives_no_tunnel_is_told_as_such(answer: bytes, reason: str
             connections.exchange(Request("GET", "https://127.0.0.1:9443/a")),
         ):
             pass
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "socks5", "socks5h"])
+@pytest.mark.parametrize("address", ["user:p%40ss@127.0.0.1:{}", "user:p/ss@127.0.0.1:{}"])
+def test_a_proxy_that_is_not_spoken_to_in_http_is_sent_nothing(scheme: str, address: str) -> None:
+    heard: list[bytes] = []
+    with raw_server(lambda connection: heard.append(connection.recv(1))) as url:
+        port = url.rpartition(":")[2]
+        connections = Connections(Network(proxies={"https": f"{scheme}://{address.format(port)}"}))
+        with (
+            pytest.raises(UsageError, match=rf"proxy 127\.0\.0\.1:{port} .*HTTPS_PROXY") as told,
+            connections.exchange(Request("GET", "https://far.example/")),
+        ):
+            pass
+
+    assert heard == []
+    assert "user" not in str(told.value)
+    assert "ss@" not in str(told.value)
 
 
 def test_hosts_that_want_no_proxy_get_none(target: FileSlice) -> None:
