@@ -56,7 +56,7 @@ class PartialFile:
         return is_regular(status.st_mode) and status.st_size == self._size_bytes
 
     def open(self) -> int:
-        """The file's descriptor; the first call makes the file, in its full size, and allocates its space.
+        """The file's descriptor; the first call makes the file and, where it is large, allocates its space.
 
         Whoever comes meanwhile need not wait for the latter, which takes its time on some file systems.
         """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_OF_UPLOAD = ("resume_id", "begun_seconds")
 _MOST_BYTES = 16 * 1024 * 1024  # ten thousand parts are some 2 MB
 
 
@@ -38,8 +39,10 @@ class Recalled:
 
     parts: dict[int, Receipt]
     """Parts that an earlier attempt says it moved, by number."""
-    resume_id: str = ""
-    """For uploads: what the store knows the one under way by."""
+    resume_id: str | None = None
+    """For uploads: what the store knows the one under way by; None where that was never learned."""
+    begun_seconds: float | None = None
+    """For uploads: when it was begun, since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ class Journal:
         """
         first, *lines = read_lines(self.path) or [b""]
         about = _object(first)
-        resume_id = about.pop("resume_id", "")
-        if about != dict(self.about) or not isinstance(resume_id, str):
+        resume_id, begun_seconds = _of_upload(about)
+        if {key: about[key] for key in about if key not in _OF_UPLOAD} != dict(self.about):
             return Recalled({})
         parts: dict[int, Receipt] = {}
         good_bytes = len(first)
@@ -72,7 +75,7 @@ class Journal:
             os.truncate(self.path, good_bytes)  # so that what is added begins a line of its own
         except OSError as error:
             raise TransferIOError(f"can't write {self.path}: {error.strerror}") from error
-        return Recalled(parts, resume_id)
+        return Recalled(parts, resume_id, begun_seconds)
 
     def record(self, number: int, receipt: Receipt) -> None:
         """One part was moved wholly. Raises TransferIOError where the disk takes no more."""
@@ -88,9 +91,10 @@ class Journal:
         except OSError as error:
             raise TransferIOError(f"can't write {self.path}: {error.strerror}; is the disk full?") from error
 
-    def begin(self, resume_id: str = "") -> None:
+    def begin(self, *, resume_id: str | None = None, begun_seconds: float | None = None) -> None:
         """Begin anew: nothing was moved so far. Raises TransferIOError."""
-        first = {**self.about, **({"resume_id": resume_id} if resume_id else {})}
+        of_upload = {"resume_id": resume_id, "begun_seconds": begun_seconds}
+        first = {**self.about, **{key: value for key, value in of_upload.items() if value is not None}}
         try:
             self.path.write_bytes(f"{json.dumps(first)}\n".encode())
         except OSError as error:
@@ -120,11 +124,23 @@ def read_lines(path: Path) -> list[bytes]:
     return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
 
-def abandoned_upload(path: Path) -> tuple[str, str] | None:
-    """URL and resume id of the upload a journal is about; None where there is none to be read."""
+def abandoned_upload(path: Path) -> tuple[str, str | None, float] | None:
+    """URL, resume id and time of the upload a journal is about; None where there is none to be read."""
     about = _object((read_lines(path) or [b""])[0])
-    url, resume_id = about.get("url"), about.get("resume_id")
-    return (url, resume_id) if isinstance(url, str) and isinstance(resume_id, str) else None
+    url = about.get("url")
+    resume_id, begun_seconds = _of_upload(about)
+    if not isinstance(url, str) or begun_seconds is None:
+        return None
+    return url, resume_id, begun_seconds
+
+
+def _of_upload(about: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """A first line's resume id and time of beginning."""
+    resume_id, begun_seconds = (about.get(key) for key in _OF_UPLOAD)
+    return (
+        resume_id if isinstance(resume_id, str) else None,
+        float(begun_seconds) if isinstance(begun_seconds, int | float) else None,
+    )
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def _journals(workdir: WorkDir) -> list[Path]:
 def _take_back(stores: Stores, path: Path, lane: Lane) -> None:
     abandoned = abandoned_upload(path)
     if abandoned is not None:
-        url, resume_id = abandoned
-        stores.store_for(url).abandon_upload(lane.connections, url, resume_id)
+        url, resume_id, begun_seconds = abandoned
+        stores.store_for(url).abandon_upload(lane.connections, url, resume_id, begun_seconds)
     Journal(path, {}).remove()
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,7 +29,7 @@ from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.store import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from taskrunner.settings import TransferSettings
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from taskrunner.staging.lanes import Lane
     from taskrunner.staging.progress import Tally
     from taskrunner.storage.opening import Stores
-    from taskrunner.storage.store import Part, StoredObject, Upload
+    from taskrunner.storage.store import Part, Store, StoredObject, Upload
 
 _BEGIN_SECONDS = 10.0
 _ABORT_SECONDS = 10.0
@@ -68,8 +70,8 @@ class Sent:
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     there_before: dict[int, Receipt] = field(default_factory=dict)
     """Parts that the store has from an earlier attempt."""
-    recorded: dict[int, Receipt] = field(default_factory=dict)
-    """The same, as the journal says."""
+    begun_seconds: float | None = None
+    """When it was begun, or that was tried; since the epoch."""
     receipts: dict[int, Receipt] = field(default_factory=dict)
     told: bool = False
     damaged: bool = False
@@ -109,7 +111,7 @@ async def upload(
         async with flow.watched(lambda: reporter.report(flow.tally.progress(UploadProgress))):
             await flow.work_through(uploads.schedule, uploads.work)
     finally:
-        await uploads.withdraw([one for one in sent if one.upload is not None and one.stored is None])
+        await uploads.withdraw([one for one in sent if one.begun_seconds is not None and one.stored is None])
     return sent, flow.tally
 
 
@@ -176,40 +178,19 @@ class _Uploads:
             raise TransientError(str(error)) from error
 
     def _send_piece(self, lane: Lane, one: Sent, upload: Upload, part: Part, piece: FileSlice) -> Receipt:
-        """In a lane: one try of one part: the file's own bytes, never a link's, never waiting for a pipe's end."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            piece.fd = os.open(one.file.source, flags)
-        except OSError as error:
-            raise OutputFailedError(f"can't read {one.file.path}: {error.strerror}") from error
-        try:
+        """In a lane: one try of one part."""
+        there = one.there_before.get(part.number)
+        if there is not None:
+            piece.done = part.length
+            self._flow.tally.resumed(part.length)
+            return there
+        with _opened(one.file) as piece.fd, lane.carrying(piece, restarts=True):
             piece.done = 0
-            if (there := self._is_there(lane, one, part, piece)) is not None:
-                return there
-            with lane.carrying(piece, restarts=True):
-                receipt = upload.write_part(lane.connections, part, piece)
-                self._flow.moved(lane, piece)
-        finally:
-            os.close(piece.fd)
-            piece.fd = -1
+            receipt = upload.write_part(lane.connections, part, piece)
+            self._flow.moved(lane, piece)
         if one.file.journal is not None and not one.is_small:
             one.file.journal.record(part.number, receipt)
         return receipt
-
-    def _is_there(self, lane: Lane, one: Sent, part: Part, piece: FileSlice) -> Receipt | None:
-        """In a lane: the receipt of a part that the store has from an earlier attempt, if it still fits."""
-        there = one.there_before.get(part.number)
-        recorded = one.recorded.get(part.number)
-        if there is None:
-            return None
-        known = there.checksum
-        if known is None and recorded is not None and recorded.etag == there.etag:
-            known = recorded.checksum
-        if known is None or lane.connections.digest_of(piece, known.algorithm) != known.value:
-            return None
-        piece.done = part.length
-        self._flow.tally.resumed(part.length)
-        return Receipt(there.etag, known)
 
     async def _send(self, lane: Lane, one: Sent, part: Part) -> None:
         """Send one part, and with the last one complete the file."""
@@ -273,18 +254,64 @@ class _Uploads:
             return one.upload
 
     def _begin(self, one: Sent, lane: Lane) -> None:
-        """In a lane: begin an upload, or go on with the one an earlier attempt began."""
-        store, journal = self._flow.stores.store_for(one.file.url), one.file.journal
+        """In a lane: begin an upload, or go on with the one an earlier attempt began.
+
+        A request to begin may have been heard although nobody learned the answer, now or before a kill: what it
+        began is ended first.
+        """
+        url, journal = one.file.url, one.file.journal
+        store = self._flow.stores.store_for(url)
         recalled = Recalled({}) if journal is None else journal.recall()
-        resume_id = recalled.resume_id or None
-        one.upload = store.begin_upload(lane.connections, one.file.url, one.cut, resume_id)
-        if journal is None or one.upload.resume_id is None:
-            return
-        if one.upload.resume_id == resume_id:
-            one.recorded = recalled.parts
-            one.there_before = dict(one.upload.sent_parts(lane.connections))
-        else:
-            journal.begin(one.upload.resume_id)
+        in_doubt_since = one.begun_seconds or recalled.begun_seconds
+        if recalled.resume_id is None and in_doubt_since is not None:
+            store.abandon_upload(lane.connections, url, None, in_doubt_since)
+        one.begun_seconds = recalled.begun_seconds or time.time()
+        if journal is not None and recalled.resume_id is None:
+            journal.begin(begun_seconds=one.begun_seconds)
+        upload = self._begun_at(store, one, lane, recalled.resume_id)
+        if upload.resume_id is not None and upload.resume_id == recalled.resume_id:
+            fitting = self._fitting(one, lane, upload, recalled)
+            if fitting is None:
+                upload.abort(lane.connections)
+                upload = self._begun_at(store, one, lane, None)
+            else:
+                one.there_before = fitting
+        one.upload = upload
+        if journal is not None and upload.resume_id != recalled.resume_id:
+            journal.begin(resume_id=upload.resume_id, begun_seconds=one.begun_seconds)
+
+    def _begun_at(self, store: Store, one: Sent, lane: Lane, resume_id: str | None) -> Upload:
+        try:
+            return store.begin_upload(lane.connections, one.file.url, one.cut, resume_id)
+        except TransientError:
+            raise
+        except TaskrunnerError:
+            one.begun_seconds = None  # a clear no: there is nothing to take back
+            _forget_journal(one)
+            raise
+
+    def _fitting(
+        self, one: Sent, lane: Lane, upload: Upload, recalled: Recalled
+    ) -> dict[int, Receipt] | None:
+        """In a lane: the parts the store has already; None where one of them is of other bytes than the file's.
+
+        What the store tells of a part counts; where it tells nothing, the journal's word for the same ETag.
+        """
+        fitting: dict[int, Receipt] = {}
+        with _opened(one.file) as fd:
+            for number, there in upload.sent_parts(lane.connections).items():
+                recorded = recalled.parts.get(number)
+                known = there.checksum
+                if known is None and recorded is not None and recorded.etag == there.etag:
+                    known = recorded.checksum
+                if known is None:
+                    continue
+                part = one.cut[number - 1]
+                piece = FileSlice(fd, part.offset, part.length)
+                if lane.connections.digest_of(piece, known.algorithm) != known.value:
+                    return None
+                fitting[number] = Receipt(there.etag, known)
+        return fitting
 
     def _tell_start(self, one: Sent) -> None:
         if not one.told:
@@ -316,19 +343,38 @@ class _Uploads:
                     self._tell_not_withdrawn(one, "there was no time left")
 
     async def _withdraw(self, flow: Flow, lane: Lane, one: Sent) -> None:
-        upload = one.upload
-        assert upload is not None  # noqa: S101  # chosen so
         try:
-            await flow.tries(lane, lambda lane: upload.abort(lane.connections))
+            await flow.tries(lane, partial(self._end, one))
             await lane.run(lambda _: _forget_journal(one))
         except TaskrunnerError as error:
             self._tell_not_withdrawn(one, str(error))
         one.settled = True
 
+    def _end(self, one: Sent, lane: Lane) -> None:
+        """In a lane: end the upload of a file, also one that was begun without our learning of it."""
+        if one.upload is not None:
+            one.upload.abort(lane.connections)
+        elif one.begun_seconds is not None:
+            store = self._flow.stores.store_for(one.file.url)
+            store.abandon_upload(lane.connections, one.file.url, None, one.begun_seconds)
+
     def _tell_not_withdrawn(self, one: Sent, reason: str) -> None:
         url = one.file.url
         error = f"the upload begun for {url} could not be withdrawn: {reason}; remove it by hand"
         self._reporter.report(UploadFailed(url=url, error=error))
+
+
+@contextmanager
+def _opened(file: Sendable) -> Iterator[int]:
+    """The file's own bytes, never a link's, never waiting for a pipe's end."""
+    try:
+        fd = os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutputFailedError(f"can't read {file.path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _forget_journal(one: Sent) -> None:

@@ -83,7 +83,9 @@ class HttpStore:
                 reading.take(answer)
                 return
 
-    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+    def abandon_upload(
+        self, connections: Connections, url: str, resume_id: str | None, since_seconds: float
+    ) -> None:
         """See `Store.abandon_upload`: there are none to go on with here."""
 
     def begin_upload(

@@ -199,10 +199,18 @@ class MemoryStore:
                 self.uploads[resume_id] = OpenUpload(url)
         return MemoryUpload(self, url, parts, resume_id)
 
-    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:  # noqa: ARG002  # ids tell
+    def abandon_upload(
+        self,
+        connections: Connections,
+        url: str,
+        resume_id: str | None,
+        since_seconds: float,  # noqa: ARG002  # whatever is open here was begun since
+    ) -> None:
         """See `Store.abandon_upload`."""
         connections.pause(self.latency_seconds)
-        self.forget(resume_id)
+        for upload_id, upload in list(self.uploads.items()):
+            if upload_id == resume_id or (resume_id is None and upload.url == url):
+                self.forget(upload_id)
 
     def take_part(self, connections: Connections, part: Part, source: FileSlice) -> tuple[bytes, Receipt]:
         """Receive one part; what arrived, and the receipt of what was sent."""

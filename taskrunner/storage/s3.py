@@ -107,12 +107,14 @@ class S3Store:
         resumed = resumed_multipart(to, connections, parts, resume_id) if resume_id else None
         return resumed or begin_multipart(to, connections, parts)
 
-    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
+    def abandon_upload(
+        self, connections: Connections, url: str, resume_id: str | None, since_seconds: float
+    ) -> None:
         """See `Store.abandon_upload`."""
         key = _parsed(url, versioned=False).key
         place = self._place(connections, url, Action.WRITE, key)
         to = Destination(place.requests, place.bucket, key, place.asked, place.payer, self._storage_headers)
-        abandon_multipart(to, connections, resume_id)
+        abandon_multipart(to, connections, resume_id, since_seconds)
 
     @property
     def _storage_headers(self) -> Headers:

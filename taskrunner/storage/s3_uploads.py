@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from taskrunner.errors import AccessDeniedError, DamagedError, TransferIOError, TransientError
 from taskrunner.storage.checksums import Algorithm, Checksum, combined, encoded
 from taskrunner.storage.s3_checksums import ASK_FOR_CHECKSUM, stored_value
-from taskrunner.storage.s3_documents import Document, completion, quoted, told_checksum
+from taskrunner.storage.s3_documents import Document, completion, quoted, seconds, told_checksum
 from taskrunner.storage.s3_refusals import ChecksumRefusedError, Refusal, explained
 from taskrunner.storage.s3_requests import Place, told_length
 from taskrunner.storage.store import Part, Receipt, StoredObject
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _COMPLETE_SECONDS = 900.0
 """S3 may work for minutes on a completion. It sends white space meanwhile; its relatives may stay silent."""
+_CLOCKS_DIFFER_SECONDS = 900.0
+"""As much as S3 puts up with (RequestTimeTooSkewed)."""
 _UNTOLD = "none"
 """In place of an algorithm: an upload whose server takes no checksums."""
 _RESUME_ID = re.compile(rf"({_UNTOLD}|CRC64NVME|CRC32):([0-9]{{1,18}}):(.+)")
@@ -168,11 +170,39 @@ def resumed_multipart(
     return None
 
 
-def abandon_multipart(to: Destination, connections: Connections, resume_id: str) -> None:
-    """End the multipart upload of an earlier attempt."""
-    match = _RESUME_ID.fullmatch(resume_id)
-    if match is not None:
-        Multipart(to, (), match[3], None).abort(connections)
+def abandon_multipart(
+    to: Destination, connections: Connections, resume_id: str | None, since_seconds: float
+) -> None:
+    """End the multipart upload of an earlier attempt; without its id, all of this very key begun since then."""
+    if resume_id is None:
+        upload_ids = _begun_since(to, connections, since_seconds - _CLOCKS_DIFFER_SECONDS)
+    else:
+        match = _RESUME_ID.fullmatch(resume_id)
+        upload_ids = [match[3]] if match else []
+    for upload_id in upload_ids:
+        Multipart(to, (), upload_id, None).abort(connections)
+
+
+def _begun_since(to: Destination, connections: Connections, since_seconds: float) -> list[str]:
+    """The ids of open uploads of a key; none where we may not look.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html: in order of keys, so that those
+    of the very key are on the first page.
+    """
+    of_bucket = Place(to.requests, to.bucket, None, to.asked, to.payer)
+    query = (("prefix", to.key or ""), ("uploads", ""))
+    with of_bucket.ask(connections, "GET", query=query) as answer:
+        told = of_bucket.told(answer, "ListMultipartUploads")
+    if isinstance(told, Refusal):
+        if told.transient:
+            raise explained(told, to.asked)
+        return []
+    uploads = [entry for entry in told.entries("Upload") if entry.get("Key") == to.key]
+    return [
+        entry["UploadId"]
+        for entry in uploads
+        if entry.get("UploadId") and (seconds(entry.get("Initiated", "")) or since_seconds) >= since_seconds
+    ]
 
 
 @dataclass(slots=True)
@@ -330,7 +360,8 @@ class Multipart:
         if stored is not None and whole is not None:
             proven = stored == whole.value
         if size_bytes != self._size_bytes or (self._doubted and not proven):
-            raise TransferIOError(
+            kind = DamagedError if self._doubted else TransferIOError  # in doubt it is sent once more
+            raise kind(
                 f"{to.asked.url} is not what was uploaded: expected {self._size_bytes} bytes, found {size_bytes} "
                 f"({etag}); does somebody else write it?"
             )

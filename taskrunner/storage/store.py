@@ -137,5 +137,11 @@ class Store(Protocol):
         With the `resume_id` of an earlier attempt the upload goes on from there, if the store still has it.
         """
 
-    def abandon_upload(self, connections: Connections, url: str, resume_id: str) -> None:
-        """End the upload that an earlier attempt knew by `resume_id`, if the store still has it."""
+    def abandon_upload(
+        self, connections: Connections, url: str, resume_id: str | None, since_seconds: float
+    ) -> None:
+        """End the upload that an earlier attempt knew by `resume_id`, if the store still has it.
+
+        None: the attempt never learned how its upload is known. Then all to this very URL that were begun since
+        that time (since the epoch, by our clock) are ended.
+        """

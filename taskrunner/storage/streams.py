@@ -107,9 +107,7 @@ class Stream:
         self._raise_failure()
         self._make_room()
         count = self._receive(self._buffer[self._end :])
-        if not count:
-            self._ended()
-        self._end += count
+        self._take(count)
         return count > 0
 
     def _gather(self, most: int) -> None:
@@ -121,18 +119,34 @@ class Stream:
             return
         goal = min(self._start + most, len(self._buffer))
         try:
-            while self._end < goal:
-                count = self._receive(self._buffer[self._end : goal], MSG_WAITALL)
-                if not count:
-                    self._ended()
-                    return
-                self._end += count
-                if not self._encrypted:
-                    return  # less than asked for is what came before an end or a silence
+            if isinstance(self._socket, ssl.SSLSocket):
+                self._gather_records(self._socket, goal)
+            elif self._end < goal:
+                # Less than asked for is what came before an end or a silence.
+                self._take(self._receive(self._buffer[self._end : goal], MSG_WAITALL))
         except OSError as error:
             if self.empty:
                 raise
             self._failure = error
+
+    def _gather_records(self, sock: ssl.SSLSocket, goal: int) -> None:
+        """Fill the buffer up to `goal`: at 16 KiB a record, each call and each name counts here."""
+        buffer, end, read = self._buffer, self._end, sock.read
+        try:
+            while end < goal:
+                count = read(goal - end, buffer[end:goal])
+                if not count:
+                    break
+                end += count  # type: ignore[operator]  # a count, since there is a buffer
+        finally:
+            self._end = end
+        if end < goal:
+            self._ended()
+
+    def _take(self, count: int) -> None:
+        if not count:
+            self._ended()
+        self._end += count
 
     def _raise_failure(self) -> None:
         """The kernel tells a broken connection once only; what came before it was handed out first."""
