@@ -112,14 +112,14 @@ class Flow:
 
     async def _watch(self, tell: Callable[[], None]) -> None:
         looks = 0
-        self._width.look(0, time.monotonic(), all_busy=False)
+        self._width.look(0, time.monotonic(), busy=0)
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             looks += 1
             now = time.monotonic()
             amount = self.tally.bytes_done + self._requests_done * _REQUEST_BYTES
             before = self._width.now
-            self._width.look(amount, now, all_busy=self._lanes.all_busy)
+            self._width.look(amount, now, busy=self._lanes.busy)
             if self._width.now > before:
                 self._lanes.wake()
             self._cut_slow_ones(now)

@@ -118,14 +118,10 @@ class Lanes:
         self.width = width
         self.opened: list[Lane] = []
         self._connect = connect
-        self._busy = 0
+        self.busy = 0
+        """How many are at work."""
         self._over = False
         self._news = asyncio.Event()
-
-    @property
-    def all_busy(self) -> bool:
-        """Whether every lane that may work has work."""
-        return self._busy >= self.width.now
 
     def wake(self) -> None:
         """There may be more to take, or more lanes may work: let those look that wait."""
@@ -159,18 +155,18 @@ class Lanes:
                 await self._work_on(lane, item, work)
                 if number >= self.width.now:
                     self.wake()  # whoever may still work has to find out whether this was the last
-            elif may_work and not self._busy:
+            elif may_work and not self.busy:
                 self._over = True
                 self.wake()
             else:
                 await self._news.wait()
 
     async def _work_on(self, lane: Lane, item: T, work: Callable[[Lane, T], Awaitable[None]]) -> None:
-        self._busy += 1
+        self.busy += 1
         try:
             await work(lane, item)
         finally:
-            self._busy -= 1
+            self.busy -= 1
 
     def _open(self, number: int) -> Lane | None:
         """A new lane; None where the system has no thread to give and there are others."""

@@ -70,8 +70,8 @@ class Sent:
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     there_before: dict[int, Receipt] = field(default_factory=dict)
     """Parts that the store has from an earlier attempt."""
-    begun_seconds: float | None = None
-    """When it was begun, or that was tried; since the epoch."""
+    in_doubt_since: float | None = None
+    """Since when a request to begin may have been heard although nobody learned of it; since the epoch."""
     receipts: dict[int, Receipt] = field(default_factory=dict)
     told: bool = False
     damaged: bool = False
@@ -82,6 +82,11 @@ class Sent:
     def is_small(self) -> bool:
         """Whether it is sent in one go, beside others."""
         return len(self.cut) == 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something was begun, or may have been, that is neither completed nor ended."""
+        return self.in_doubt_since is not None or (self.upload is not None and self.stored is None)
 
     @property
     def size_bytes(self) -> int:
@@ -111,7 +116,7 @@ async def upload(
         async with flow.watched(lambda: reporter.report(flow.tally.progress(UploadProgress))):
             await flow.work_through(uploads.schedule, uploads.work)
     finally:
-        await uploads.withdraw([one for one in sent if one.begun_seconds is not None and one.stored is None])
+        await uploads.withdraw([one for one in sent if one.is_open])
     return sent, flow.tally
 
 
@@ -254,41 +259,26 @@ class _Uploads:
             return one.upload
 
     def _begin(self, one: Sent, lane: Lane) -> None:
-        """In a lane: begin an upload, or go on with the one an earlier attempt began.
-
-        A request to begin may have been heard although nobody learned the answer, now or before a kill: what it
-        began is ended first.
-        """
+        """In a lane: begin an upload, or go on with the one an earlier attempt began."""
         url, journal = one.file.url, one.file.journal
-        store = self._flow.stores.store_for(url)
         recalled = Recalled({}) if journal is None else journal.recall()
-        in_doubt_since = one.begun_seconds or recalled.begun_seconds
-        if recalled.resume_id is None and in_doubt_since is not None:
-            store.abandon_upload(lane.connections, url, None, in_doubt_since)
-        one.begun_seconds = recalled.begun_seconds or time.time()
+        if recalled.resume_id is None and one.in_doubt_since is None:
+            one.in_doubt_since = recalled.begun_seconds
+        begun_seconds = recalled.begun_seconds or one.in_doubt_since or time.time()
         if journal is not None and recalled.resume_id is None:
-            journal.begin(begun_seconds=one.begun_seconds)
-        upload = self._begun_at(store, one, lane, recalled.resume_id)
+            journal.begin(begun_seconds=begun_seconds)
+        store = self._flow.stores.store_for(url)
+        upload = _begun_at(store, one, lane, recalled.resume_id)
         if upload.resume_id is not None and upload.resume_id == recalled.resume_id:
             fitting = self._fitting(one, lane, upload, recalled)
             if fitting is None:
                 upload.abort(lane.connections)
-                upload = self._begun_at(store, one, lane, None)
+                upload = _begun_at(store, one, lane, None)
             else:
                 one.there_before = fitting
         one.upload = upload
         if journal is not None and upload.resume_id != recalled.resume_id:
-            journal.begin(resume_id=upload.resume_id, begun_seconds=one.begun_seconds)
-
-    def _begun_at(self, store: Store, one: Sent, lane: Lane, resume_id: str | None) -> Upload:
-        try:
-            return store.begin_upload(lane.connections, one.file.url, one.cut, resume_id)
-        except TransientError:
-            raise
-        except TaskrunnerError:
-            one.begun_seconds = None  # a clear no: there is nothing to take back
-            _forget_journal(one)
-            raise
+            journal.begin(resume_id=upload.resume_id, begun_seconds=begun_seconds)
 
     def _fitting(
         self, one: Sent, lane: Lane, upload: Upload, recalled: Recalled
@@ -351,17 +341,33 @@ class _Uploads:
         one.settled = True
 
     def _end(self, one: Sent, lane: Lane) -> None:
-        """In a lane: end the upload of a file, also one that was begun without our learning of it."""
-        if one.upload is not None:
+        """In a lane: end what was begun for a file, also what was begun without our learning of it."""
+        if one.upload is not None and one.stored is None:
             one.upload.abort(lane.connections)
-        elif one.begun_seconds is not None:
+        if one.in_doubt_since is not None:
+            # What we know of has ended by now: whatever is open still is what we don't.
             store = self._flow.stores.store_for(one.file.url)
-            store.abandon_upload(lane.connections, one.file.url, None, one.begun_seconds)
+            store.abandon_upload(lane.connections, one.file.url, None, one.in_doubt_since)
+            one.in_doubt_since = None
 
     def _tell_not_withdrawn(self, one: Sent, reason: str) -> None:
         url = one.file.url
         error = f"the upload begun for {url} could not be withdrawn: {reason}; remove it by hand"
         self._reporter.report(UploadFailed(url=url, error=error))
+
+
+def _begun_at(store: Store, one: Sent, lane: Lane, resume_id: str | None) -> Upload:
+    """In a lane: begin; as long as nobody knows how that went, it is in doubt."""
+    before, one.in_doubt_since = one.in_doubt_since, one.in_doubt_since or time.time()
+    try:
+        upload = store.begin_upload(lane.connections, one.file.url, one.cut, resume_id)
+    except TransientError:
+        raise
+    except TaskrunnerError:
+        one.in_doubt_since = before  # a clear no
+        raise
+    one.in_doubt_since = before
+    return upload
 
 
 @contextmanager

@@ -53,13 +53,14 @@ class Width:
     def __post_init__(self) -> None:
         self.now = self._kept = min(FIRST_LANES, self.most)
 
-    def look(self, amount: float, at_seconds: float, *, all_busy: bool) -> None:
+    def look(self, amount: float, at_seconds: float, *, busy: int) -> None:
         """Consider what has been moved in all (`amount`, in whatever unit) until `at_seconds`.
 
-        `all_busy`: whether every lane that may work does; otherwise more of them would not help.
+        `busy`: how many lanes are at work. Where fewer are than may be, more would not help; where more are,
+        those of a wider flow have not finished yet, and what they bring says nothing of this one.
         """
         last, self._last = self._last, (at_seconds, amount)
-        if last is None or at_seconds <= last[0] or not all_busy:
+        if last is None or at_seconds <= last[0] or busy != self.now:
             return
         rate = (amount - last[1]) / (at_seconds - last[0])
         if self.now != self._kept:

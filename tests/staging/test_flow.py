@@ -111,7 +111,7 @@ async def test_a_storm_of_refusals_is_weathered(workdir: WorkDir) -> None:
         memory.put(f"memory://b/{number}", b"x" * number)
     names = range(60)
     plan = a_plan(workdir, downloads=tuple(download(workdir, f"memory://b/{n}", f"/in/{n}") for n in names))
-    patient = replace(TRANSFER, patience=Patience(attempts=20, first_wait_seconds=0.001))
+    patient = replace(TRANSFER, patience=Patience(attempts=60, first_wait_seconds=0.001))
     async with stores_with(memory) as stores:
         await stage_in(plan, workdir, stores, patient, Recorder())
     assert [len(workdir.place(f"/in/{n}").read_bytes()) for n in names] == list(names)

@@ -16,16 +16,16 @@ def after(
     rate_of: Callable[[int], float],
     start: float = 0.0,
     *,
-    all_busy: bool = True,
+    idle: int = 0,
 ) -> list[int]:
     """The widths while a link carries `rate_of(lanes)` bytes per second."""
     seen = []
     now, amount = start, 0.0
-    width.look(amount, now, all_busy=all_busy)
+    width.look(amount, now, busy=width.now - idle)
     for _ in range(int(seconds / LOOK_SECONDS)):
         now += LOOK_SECONDS
         amount += rate_of(width.now) * LOOK_SECONDS
-        width.look(amount, now, all_busy=all_busy)
+        width.look(amount, now, busy=width.now - idle)
         seen.append(width.now)
     return seen
 
@@ -87,4 +87,11 @@ def test_where_fewer_bring_as_much_there_are_fewer() -> None:
 
 
 def test_lanes_without_work_are_no_reason_for_more() -> None:
-    assert set(after(Width(64), 10, lambda lanes: lanes * 10e6, all_busy=False)) == {FIRST_LANES}
+    assert set(after(Width(64), 10, lambda lanes: lanes * 10e6, idle=1)) == {FIRST_LANES}
+
+
+def test_while_lanes_of_a_wider_flow_finish_nothing_is_concluded() -> None:
+    width = Width(64)
+    after(width, 4, lambda lanes: min(lanes * 10e6, 200e6))
+    now = width.now
+    assert set(after(width, 20, lambda _lanes: 200e6, start=4.0, idle=-8)) == {now}
