@@ -15,7 +15,15 @@ _SECRET_NAME = re.compile(
     r"(?i)(secret|passw|passphrase|token|credential|bearer|(api|access|account|private|encryption|session)[-_]?key"
     r"|auth(?!or(?!i[sz]))|cookie|(^|[-_])(pwd|pass|key|sas|pat|dsn)($|[-_]))"
 )
-_USERINFO = re.compile(r"(?<=://)[^/?#\s\"]*@")
+# A password with spaces or quotes is no part of a proper URL. It is told from a sentence that goes on after a URL
+# by what follows the colon, which is no port; and from JSON, by what follows the quote.
+_USERINFO = re.compile(
+    r"""(?<=://)(?:
+        [^/?#\s":@]+:(?!\d{1,5}[,;.:)'\]]*[ "])(?:[^/?#\s"@]+(?:[ ]|"(?![\s,:}\]]))){1,3}[^/?#\s"]*@(?=[\w\[])
+        | [^/?#\s"]*@
+    )""",
+    re.VERBOSE,
+)
 # Beside secret-looking names, what carries the right to a presigned or shared-access URL: S3, Google, Azure,
 # CloudFront and their likes, whose parameters end in `signature` or are among these.
 _CARRIES_A_RIGHT = re.compile(r"(?i)signature$|^(sig|policy|awsaccesskeyid|key-pair-id)$")

@@ -155,14 +155,14 @@ def leased(root: Path) -> Iterator[Lease]:
 
 
 def _has_any(directory: Path) -> bool:
-    return directory.is_dir() and any(directory.iterdir())
+    return directory.is_dir() and not directory.is_symlink() and any(directory.iterdir())
 
 
 def _sweep(workdir: WorkDir) -> None:
     """Remove what nobody can go on with from the staging directory."""
     kept = {_LEASE, workdir.resumable_inputs.name, workdir.resumable_outputs.name}
     for entry in list(os.scandir(workdir.staging)):
-        if entry.name not in kept:
+        if entry.name not in kept or (entry.name != _LEASE and not entry.is_dir(follow_symlinks=False)):
             remove_tree(Path(entry.path), lambda _path, _error: None)
 
 
@@ -250,6 +250,7 @@ def _lease(candidate: WorkDir, *, empty: bool) -> int:
         flags = os.O_CREAT | os.O_EXCL
     except FileExistsError:
         flags = 0
+        _require_own(candidate.staging)
     if empty and flags and os.path.lexists(candidate.root):
         candidate.staging.rmdir()
         raise _NotOursError(f"{candidate.root} is there already, and no runner holds or has left it")
@@ -259,6 +260,13 @@ def _lease(candidate: WorkDir, *, empty: bool) -> int:
         raise _NotOursError(f"what is left in {candidate.root} is not ours to remove")
     _sweep(candidate)
     return lease
+
+
+def _require_own(staging: Path) -> None:
+    """What is in there is trusted as far as only we could have put it there. Raises _NotOursError."""
+    status = staging.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise _NotOursError(f"{staging} is somebody else's, or open to others")
 
 
 def _locked(candidate: WorkDir, flags: int) -> int:
@@ -358,6 +366,11 @@ def _moved_up(directory: Path, parent: Path, top: Path) -> Path:
     moved = top / f".{secrets.token_hex(8)}"
     directory.rename(moved)
     return moved
+
+
+def is_only_ours(status: os.stat_result) -> bool:
+    """Whether a file is an ordinary one of ours without another name, under which somebody might value it."""
+    return is_regular(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid()
 
 
 def is_regular(mode: int) -> bool:

@@ -8,6 +8,7 @@ or HTTP library before a command needs it, so that `--help` answers at once. Wha
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ _LISTENING = frozenset(("run", "stage-in", "stage-out", "storage"))
 
 def main() -> None:
     """The `taskrunner` command."""
+    _fill_standard_streams()
     if sys.argv[1:2] and sys.argv[1] in _LISTENING:
         hold_signals()
     # Imports make a hundred thousand objects, none of them garbage: looking through them again and again while
@@ -51,6 +53,16 @@ def main() -> None:
     code = exit_code_of(lambda: command(sys.argv[1:]))
     gc.freeze()
     sys.exit(code)
+
+
+def _fill_standard_streams() -> None:
+    """Where a standard stream is closed, the next file opened would take its number, and get what is told."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        null = os.dup(null)
+    os.close(null)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as we live
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -39,6 +39,8 @@ def tell_line(line: str) -> None:
     What is no UTF-8 in it (a file's name) is told as JSON escapes it. Raises BrokenPipeError where nobody reads,
     TransferIOError where it can't be written.
     """
+    if sys.stdout is None:
+        raise TransferIOError("can't write to standard output: it was closed")
     rest = f"{line}\n".encode(errors="backslashreplace")
     try:
         while rest:

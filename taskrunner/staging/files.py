@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import TransferIOError
-from taskrunner.workdir import is_regular, make_directory
+from taskrunner.workdir import is_only_ours, make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ class PartialFile:
             status = self._partial.lstat()
         except OSError:
             return False
-        return is_regular(status.st_mode) and status.st_size == self._size_bytes
+        return is_only_ours(status) and status.st_size == self._size_bytes
 
     def open(self) -> int:
         """The file's descriptor; the first call makes the file and, where it is large, allocates its space.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 from taskrunner.errors import TransferIOError
 from taskrunner.storage.checksums import Algorithm, Checksum
 from taskrunner.storage.store import Receipt
+from taskrunner.workdir import is_only_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 _OF_UPLOAD = ("resume_id", "begun_seconds")
+_LONGEST_SECONDS = 30 * 24 * 3600.0
+"""An upload older than this is none that an attempt before ours has left."""
 _MOST_BYTES = 16 * 1024 * 1024  # ten thousand parts are some 2 MB
 
 
@@ -81,9 +85,7 @@ class Journal:
         """One part was moved wholly. Raises TransferIOError where the disk takes no more."""
         line = _line(number, receipt)
         try:
-            fd = os.open(
-                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 os.write(fd, line)
             finally:
@@ -96,7 +98,9 @@ class Journal:
         of_upload = {"resume_id": resume_id, "begun_seconds": begun_seconds}
         first = {**self.about, **{key: value for key, value in of_upload.items() if value is not None}}
         try:
-            self.path.write_bytes(f"{json.dumps(first)}\n".encode())
+            self.path.unlink(missing_ok=True)
+            with self.path.open("xb") as file:
+                file.write(f"{json.dumps(first)}\n".encode())
         except OSError as error:
             raise TransferIOError(f"can't write {self.path}: {error.strerror}; is the disk full?") from error
 
@@ -118,7 +122,7 @@ def read_lines(path: Path) -> list[bytes]:
         raise TransferIOError(f"can't read {path}: {error.strerror}") from error
     try:
         with open(fd, "rb") as file:
-            content = file.read(_MOST_BYTES)
+            content = file.read(_MOST_BYTES) if is_only_ours(os.fstat(fd)) else b""
     except OSError as error:
         raise TransferIOError(f"can't read {path}: {error.strerror}") from error
     return [line + b"\n" for line in content.split(b"\n")[:-1]]
@@ -135,19 +139,21 @@ def abandoned_upload(path: Path) -> tuple[str, str | None, float] | None:
 
 
 def _of_upload(about: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """A first line's resume id and time of beginning."""
+    """A first line's resume id and time of beginning, as far as they can be ones of ours."""
     resume_id, begun_seconds = (about.get(key) for key in _OF_UPLOAD)
-    return (
-        resume_id if isinstance(resume_id, str) else None,
-        float(begun_seconds) if isinstance(begun_seconds, int | float) else None,
-    )
+    if not isinstance(resume_id, str) or not (resume_id.isascii() and resume_id.isprintable()):
+        resume_id = None
+    now = time.time()
+    if not isinstance(begun_seconds, int | float) or not now - _LONGEST_SECONDS < begun_seconds <= now:
+        begun_seconds = None
+    return resume_id, begun_seconds
 
 
 def _object(line: bytes) -> dict[str, Any]:
     """A line's JSON object; empty where it is none."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -163,7 +169,7 @@ def _line(number: int, receipt: Receipt) -> bytes:
 def _entry(line: bytes) -> tuple[int, Receipt] | None:
     """One line's part; None where it is damaged."""
     try:
-        entry = json.loads(line)
+        entry = _object(line)
         number, etag = entry["part"], entry["etag"]
         if not isinstance(number, int) or not isinstance(etag, str):
             return None

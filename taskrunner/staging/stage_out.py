@@ -136,7 +136,7 @@ async def take_back_uploads(
 def _journals(workdir: WorkDir) -> list[Path]:
     try:
         workdir.resumable_outputs.mkdir(mode=0o700, exist_ok=True)
-        return sorted(workdir.resumable_outputs.iterdir())
+        return sorted(workdir.resumable_outputs.glob("*.journal"))
     except OSError as error:
         raise TransferIOError(f"can't use {workdir.resumable_outputs}: {error.strerror}") from error
 

@@ -18,7 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import DamagedError, OutputFailedError, TaskrunnerError, TransientError
+from taskrunner.errors import (
+    DamagedError,
+    OutputFailedError,
+    TaskrunnerError,
+    TransferIOError,
+    TransientError,
+)
 from taskrunner.events import Reporter, UploadFailed, UploadFinished, UploadProgress, UploadStarted
 from taskrunner.shielded import to_the_end
 from taskrunner.staging.flow import Flow
@@ -70,6 +76,8 @@ class Sent:
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     there_before: dict[int, Receipt] = field(default_factory=dict)
     """Parts that the store has from an earlier attempt."""
+    identity: tuple[int, int, int, int] | None = None
+    """Device, inode, size and time of the file when its first part was read."""
     in_doubt_since: float | None = None
     """Since when a request to begin may have been heard although nobody learned of it; since the epoch."""
     receipts: dict[int, Receipt] = field(default_factory=dict)
@@ -189,7 +197,7 @@ class _Uploads:
             piece.done = part.length
             self._flow.tally.resumed(part.length)
             return there
-        with _opened(one.file) as piece.fd, lane.carrying(piece, restarts=True):
+        with _opened(one) as piece.fd, lane.carrying(piece, restarts=True):
             piece.done = 0
             receipt = upload.write_part(lane.connections, part, piece)
             self._flow.moved(lane, piece)
@@ -288,7 +296,7 @@ class _Uploads:
         What the store tells of a part counts; where it tells nothing, the journal's word for the same ETag.
         """
         fitting: dict[int, Receipt] = {}
-        with _opened(one.file) as fd:
+        with _opened(one) as fd:
             for number, there in upload.sent_parts(lane.connections).items():
                 recorded = recalled.parts.get(number)
                 known = there.checksum
@@ -371,16 +379,32 @@ def _begun_at(store: Store, one: Sent, lane: Lane, resume_id: str | None) -> Upl
 
 
 @contextmanager
-def _opened(file: Sendable) -> Iterator[int]:
-    """The file's own bytes, never a link's, never waiting for a pipe's end."""
+def _opened(one: Sent) -> Iterator[int]:
+    """The file's own bytes, never a link's, never waiting for a pipe's end; the same file from first to last.
+
+    Raises OutputFailedError where it can't be read, TransferIOError where it is another than before.
+    """
     try:
-        fd = os.open(file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(one.file.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise OutputFailedError(f"can't read {file.path}: {error.strerror}") from error
+        raise OutputFailedError(f"can't read {one.file.path}: {error.strerror}") from error
     try:
+        _require_unchanged(one, fd)
         yield fd
+        _require_unchanged(one, fd)
     finally:
         os.close(fd)
+
+
+def _require_unchanged(one: Sent, fd: int) -> None:
+    status = os.fstat(fd)
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if one.identity is None:
+        one.identity = identity
+    if one.identity != identity or status.st_size != one.file.size_bytes:
+        raise TransferIOError(
+            f"{one.file.path} was changed while it was sent; nothing of it is at {one.file.url}"
+        )
 
 
 def _forget_journal(one: Sent) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,24 @@ def chunk_size(line: bytes) -> int:
 def date_seconds(value: str | None) -> float | None:
     """A date in a header, since the epoch (RFC 9110, section 5.6.7); None where it is none."""
     try:
-        return parsedate_to_datetime(value or "").timestamp()
+        return moment_seconds(parsedate_to_datetime(value or ""))
     except (ValueError, OverflowError):
         return None
+
+
+def moment_seconds(moment: datetime) -> float | None:
+    """A moment that a server told, since the epoch; None where it is beyond the years that a date can have.
+
+    The first and the last day, told with an offset from UTC, lead there.
+    """
+    try:
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        return None
+    return seconds
+
+
+def told_number(text: str | None) -> int | None:
+    """A length or a count that a server told; None where it is none that a file could have."""
+    return int(text) if text is not None and _LENGTH.fullmatch(text) else None

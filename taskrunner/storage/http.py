@@ -188,7 +188,7 @@ def _described(url: str, location: str, answer: Answer) -> StoredObject:
     if not etag.isascii():
         etag = ""  # allowed, but it can't be sent back to pin the file by (RFC 9110, section 8.8.3)
     version = None if _strong(etag) else header("Last-Modified")
-    size_bytes = _size_bytes(answer)
+    size_bytes = _size_bytes(url, answer)
     return StoredObject(
         url,
         size_bytes,
@@ -201,11 +201,16 @@ def _described(url: str, location: str, answer: Answer) -> StoredObject:
     )
 
 
-def _size_bytes(answer: Answer) -> int | None:
-    """How large the file is, as far as the answer to a probe says."""
+def _size_bytes(url: str, answer: Answer) -> int | None:
+    """How large the file is, as far as the answer to a probe says. Raises where it contradicts itself."""
     span = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
     if span is not None:
-        return None if span[3] == "*" else int(span[3])
+        total = None if span[3] == "*" else int(span[3])
+        if total is not None and span[1] is not None and int(span[2]) >= total and answer.length != 0:
+            raise TransferIOError(
+                f"{url}: the server sends a byte of {total} where there is none ({span[0]})"
+            )
+        return total
     if answer.status != 200 or answer.header("Transfer-Encoding"):
         return None  # a part's length says nothing of the file's
     told = _CONTENT_LENGTH.fullmatch(answer.header("Content-Length") or "")

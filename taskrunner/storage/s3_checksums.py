@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskrunner.storage.checksums import Algorithm, Checksum, decoded
+from taskrunner.storage.heads import told_number
 
 if TYPE_CHECKING:
     from taskrunner.storage.wire import Answer
@@ -58,7 +59,7 @@ class ToldChecksum:
         kind = answer.header("x-amz-checksum-type")
         parts = _PARTS_ETAG.search(answer.header("ETag") or "")
         if dash or kind == "COMPOSITE":
-            return cls(algorithm, value, int(suffix) if suffix.isdecimal() else 0)
+            return cls(algorithm, value, told_number(suffix) or 0)
         if kind == "FULL_OBJECT" or parts is None or algorithm is Algorithm.CRC64NVME:
             return cls(algorithm, value, None)
         return None if algorithm.combinable else cls(algorithm, value, int(parts[1]))

@@ -1,13 +1,15 @@
 """S3's XML documents: what comes in as listings and answers about uploads, and the one that goes out.
 
 A server is not more trusted than the network: documents with a document type declaration, from which entity
-bombs are made, are refused. Names are taken without their namespaces, which S3's relatives leave away.
+bombs are made, are refused, and those that would take much more memory than their bytes. Names are taken without
+their namespaces, which S3's relatives leave away.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -15,6 +17,7 @@ from xml.etree import ElementTree as ET  # see `_Builder`
 
 from taskrunner.errors import TransferIOError, TransientError
 from taskrunner.storage.checksums import Checksum, decoded, encoded
+from taskrunner.storage.heads import moment_seconds, told_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,11 +26,42 @@ if TYPE_CHECKING:
     from taskrunner.storage.store import Receipt
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_MOST_ELEMENTS = 50_000
+"""A page names 1000 things at most, each by a dozen elements or so."""
+_DEEPEST = 20
+_PIECE_BYTES = 64 * 1024
+# One tag may have a million attributes, all of which are read before anybody is asked.
+_LONG_TAG = re.compile(rb"<[^<]{65536}")
 
 
 class _Builder(ET.TreeBuilder):
+    def __init__(self) -> None:
+        super().__init__()
+        self._elements = 0
+        self._depth = 0
+
+    def start(self, tag: str, _attributes: dict[str, str], /) -> ET.Element:
+        self._elements += 1
+        self._depth += 1
+        if self._elements > _MOST_ELEMENTS or self._depth > _DEEPEST:
+            raise ValueError("too many elements")
+        return super().start(tag, {})
+
+    def end(self, tag: str, /) -> ET.Element:
+        self._depth -= 1
+        return super().end(tag)
+
     def doctype(self, name: str, _pubid: str | None, _system: str | None) -> None:
         raise ValueError(f"a document type declaration ({name})")
+
+
+def _read(body: bytes) -> ET.Element:
+    """The root of a document; in pieces, since expat reads what it has to the end though nobody wants more."""
+    parser = ET.XMLParser(target=_Builder())  # noqa: S314  # see `_Builder`
+    for start in range(0, len(body), _PIECE_BYTES):
+        parser.feed(body[start : start + _PIECE_BYTES])
+    root: ET.Element = parser.close()
+    return root
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +77,9 @@ class Document:
         Raises TransientError where it is no such document.
         """
         try:
-            root = ET.fromstring(body.strip(), ET.XMLParser(target=_Builder()))  # noqa: S314  # see `_Builder`
+            if _LONG_TAG.search(body):
+                raise ValueError("an element without end")
+            root = _read(body.strip())
         except (ET.ParseError, ValueError, LookupError) as error:  # an encoding that nobody knows
             raise TransientError(
                 f"S3's answer about {url} is no document that it should be: {error}"
@@ -78,17 +114,21 @@ def _fields(element: ET.Element) -> dict[str, str]:
 
 
 def quoted(etag: str) -> str:
-    """An ETag with its quotes; rclone's server leaves them away in documents."""
+    """An ETag with its quotes, which rclone's server leaves away in documents.
+
+    Empty where it can't be sent back: a document may have characters that no header may.
+    """
+    if not (etag.isascii() and etag.isprintable()):
+        return ""
     return f'"{etag}"' if etag and not etag.endswith('"') else etag
 
 
 def seconds(time: str) -> float | None:
     """A time such as 2026-01-31T12:00:00.000Z, since the epoch; None where it is none."""
     try:
-        told = datetime.fromisoformat(time)
+        return moment_seconds(datetime.fromisoformat(time))
     except ValueError:
         return None
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +150,7 @@ class Page:
         fields = document.fields
         entries = tuple(document.entries("Contents"))
         for entry in entries:
-            if "Key" not in entry or not entry.get("Size", "").isdecimal():
+            if "Key" not in entry or told_number(entry.get("Size")) is None:
                 raise TransientError(
                     f"{url}: the server's listing names an object without its key or its size"
                 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from taskrunner.errors import TransferIOError
 from taskrunner.storage.checksums import Checksum
-from taskrunner.storage.heads import date_seconds
+from taskrunner.storage.heads import date_seconds, told_number
 from taskrunner.storage.s3_checksums import ASK_FOR_CHECKSUM, ToldChecksum, whole_checksum
 from taskrunner.storage.s3_refusals import Refusal, archived, changed, explained
 from taskrunner.storage.s3_requests import told_length
@@ -136,8 +136,7 @@ def _part(connections: Connections, place: Place, query: Headers, headers: Heade
     """The size of one part in bytes and how many there are (0: untold); None where the server can't say."""
     with place.ask(connections, "HEAD", query=query, headers=headers) as head:
         if head.status in (200, 206):
-            count = head.header("x-amz-mp-parts-count") or ""
-            return told_length(head) or 0, int(count) if count.isdecimal() else 0
+            return told_length(head) or 0, told_number(head.header("x-amz-mp-parts-count")) or 0
         no = Refusal.of_answer(head)
     if no.transient:
         raise explained(no, place.asked)

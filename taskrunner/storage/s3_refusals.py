@@ -23,6 +23,7 @@ from taskrunner.errors import (
     TransferIOError,
     TransientError,
     UsageError,
+    one_line,
 )
 from taskrunner.storage.wire import Answer, retry_after_seconds
 
@@ -111,14 +112,14 @@ class Refusal:
             answer.status,
             _element(body, "Code"),
             _element(body, "Message"),
-            answer.header("x-amz-bucket-region") or _element(body, "Region") or None,
+            one_line(answer.header("x-amz-bucket-region") or "") or _element(body, "Region") or None,
             retry_after_seconds(answer.header("Retry-After")),
         )
 
     @classmethod
     def of_document(cls, answer: Answer, document: Document) -> Refusal:
         """Read from the `<Error>` of an answer that began with a yes, before S3 knew better."""
-        code, message = document.field("Code").strip(), document.field("Message").strip()
+        code, message = (one_line(document.field(name).strip()) for name in ("Code", "Message"))
         return cls(answer.status, code, message, None, retry_after_seconds(answer.header("Retry-After")))
 
     @property
@@ -154,7 +155,7 @@ class ChecksumRefusedError(Exception):
 
 def _element(xml: str, name: str) -> str:
     match = re.search(f"<{name}>([^<]*)</{name}>", xml)
-    return unescape(match[1]).strip() if match else ""
+    return one_line(unescape(match[1]).strip()) if match else ""
 
 
 def explained(no: Refusal, asked: Asked) -> TaskrunnerError:  # noqa: PLR0911  # one a verdict

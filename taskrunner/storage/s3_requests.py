@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import TransientError
+from taskrunner.storage.heads import told_number
 from taskrunner.storage.network import Endpoint
 from taskrunner.storage.s3_checksums import SentChecksums
 from taskrunner.storage.s3_documents import Document
@@ -106,8 +107,7 @@ class Requests:
 
 def told_length(head: Answer) -> int | None:
     """The Content-Length of an answer to a HEAD: how many bytes a GET would bring."""
-    told = head.header("Content-Length") or ""
-    return int(told) if told.isdecimal() else None
+    return told_number(head.header("Content-Length"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import AccessDeniedError, DamagedError, TransferIOError, TransientError
+from taskrunner.errors import AccessDeniedError, DamagedError, TransferIOError, TransientError, one_line
 from taskrunner.storage.checksums import Algorithm, Checksum, combined, encoded
+from taskrunner.storage.heads import told_number
 from taskrunner.storage.s3_checksums import ASK_FOR_CHECKSUM, stored_value
 from taskrunner.storage.s3_documents import Document, completion, quoted, seconds, told_checksum
 from taskrunner.storage.s3_refusals import ChecksumRefusedError, Refusal, explained
@@ -142,6 +143,10 @@ def begin_multipart(to: Destination, connections: Connections, parts: Sequence[P
     upload_id = told.field("UploadId")
     if not upload_id:
         raise TransientError(f"{to.asked.url}: the server began an upload and gave no id for it")
+    if not upload_id.isprintable():
+        raise TransientError(
+            f"{to.asked.url}: the server began an upload and gave an id that can't be sent back"
+        )
     return Multipart(to, tuple(parts), upload_id, algorithm)
 
 
@@ -152,7 +157,7 @@ def resumed_multipart(
 
     Where S3 has it, but does not let us see its parts, or they were cut otherwise, it is ended as far as we may.
     """
-    match = _RESUME_ID.fullmatch(resume_id)
+    match = _resumable(resume_id)
     if match is None:
         return None
     algorithm = None if match[1] == _UNTOLD else Algorithm(match[1])
@@ -170,6 +175,11 @@ def resumed_multipart(
     return None
 
 
+def _resumable(resume_id: str) -> re.Match[str] | None:
+    """The parts of a `Multipart.resume_id`; None where it is none, or has characters that we refuse at first."""
+    return _RESUME_ID.fullmatch(resume_id) if resume_id.isprintable() else None
+
+
 def abandon_multipart(
     to: Destination, connections: Connections, resume_id: str | None, since_seconds: float
 ) -> None:
@@ -177,14 +187,14 @@ def abandon_multipart(
     if resume_id is None:
         upload_ids = _begun_since(to, connections, since_seconds - _CLOCKS_DIFFER_SECONDS)
     else:
-        match = _RESUME_ID.fullmatch(resume_id)
+        match = _resumable(resume_id)
         upload_ids = [match[3]] if match else []
     for upload_id in upload_ids:
         Multipart(to, (), upload_id, None).abort(connections)
 
 
 def _begun_since(to: Destination, connections: Connections, since_seconds: float) -> list[str]:
-    """The ids of open uploads of a key; none where we may not look.
+    """The ids of open uploads of a key; none where we may not look. One that tells no time may be anybody's.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html: in order of keys, so that those
     of the very key are on the first page.
@@ -201,7 +211,10 @@ def _begun_since(to: Destination, connections: Connections, since_seconds: float
     return [
         entry["UploadId"]
         for entry in uploads
-        if entry.get("UploadId") and (seconds(entry.get("Initiated", "")) or since_seconds) >= since_seconds
+        if entry.get("UploadId", "").isprintable()
+        and entry.get("UploadId")
+        and (begun := seconds(entry.get("Initiated", ""))) is not None
+        and begun >= since_seconds
     ]
 
 
@@ -235,20 +248,23 @@ class Multipart:
     def look_up(self, connections: Connections) -> Refusal | None:
         """Ask S3 which parts it has; its refusal, if it is one."""
         planned = {(str(part.number), str(part.length)): part.number for part in self.parts}
-        marker = "0"
+        marker = 0
         while True:
-            query = (*self._query, ("part-number-marker", marker))
+            query = (*self._query, ("part-number-marker", str(marker)))
             with self.destination.ask(connections, "GET", query=query) as answer:
                 document = self.destination.told(answer, "ListParts")
             if isinstance(document, Refusal):
                 return document
             for entry in document.entries("Part"):
                 number = planned.get((entry.get("PartNumber", ""), entry.get("Size", "")))
-                if number is not None:
-                    checksum = told_checksum(entry, self._computed)
-                    self._found[number] = Receipt(quoted(entry.get("ETag", "")), checksum)
-            following = document.field("NextPartNumberMarker")
-            if document.field("IsTruncated") != "true" or not following or following == marker:
+                etag = quoted(entry.get("ETag", ""))
+                if number is not None and etag:
+                    self._found[number] = Receipt(etag, told_checksum(entry, self._computed))
+            following = told_number(document.field("NextPartNumberMarker"))
+            # A marker that does not grow would never end; parts that stay unseen are sent once more.
+            if document.field("IsTruncated") != "true" or following is None or following <= marker:
+                return None
+            if following >= self.parts[-1].number:
                 return None
             marker = following
 
@@ -363,7 +379,7 @@ class Multipart:
             kind = DamagedError if self._doubted else TransferIOError  # in doubt it is sent once more
             raise kind(
                 f"{to.asked.url} is not what was uploaded: expected {self._size_bytes} bytes, found {size_bytes} "
-                f"({etag}); does somebody else write it?"
+                f"({one_line(etag)}); does somebody else write it?"
             )
         if whole:
             to.compare(whole, stored)

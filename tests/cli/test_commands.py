@@ -1,20 +1,18 @@
 """What a person types, and what they get to see."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.program import typed
+from tests.program import environment, typed
 
 TASK = '{"executors": [{"image": "busybox", "command": ["true"]}]}'
 
 
 def loaded_by(code: str) -> set[str]:
-    import subprocess
-
-    from tests.program import environment
 
     script = f"import sys; {code}; print(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})), file=sys.stderr)"
     ended = subprocess.run(
@@ -124,3 +122,16 @@ def test_the_version_is_told() -> None:
     from taskrunner import __version__
 
     assert typed("--version") == (0, f"taskrunner, version {__version__}\n", "")
+
+
+def test_closed_standard_streams_are_no_mistake_of_ours_and_nothing_else_gets_what_is_told(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    source.write_text("content")
+    get = f"{sys.executable} -m taskrunner storage get {source} {tmp_path}/copy"
+    codes = [
+        subprocess.run(["sh", "-c", f"{get} {closed}"], env=environment(), timeout=60, check=False).returncode
+        for closed in (">&-", ">&- 2>&- <&-", "--json >&-")
+    ]
+    assert (codes, (tmp_path / "copy").read_text()) == ([0, 0, 74], "content")

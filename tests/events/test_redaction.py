@@ -114,6 +114,10 @@ def test_masking_twice_changes_nothing_more(text: str) -> None:
         "AccountName=x;AccountKey=hunter2==;EndpointSuffix=y",
         '{"password": "hunter2", "user": "x"}',
         "{'api_key': 'hunter2'}",
+        "http://us:my hunter2@h/x",
+        "http://us:hunter2 is mine@h/x",
+        'http://us:my"hunter2@h/x',
+        'http://us:hunter2"2 3@[::1]/x',
     ],
 )
 def test_other_spellings_of_secrets_are_masked_as_well(text: str) -> None:
@@ -122,4 +126,15 @@ def test_other_spellings_of_secrets_are_masked_as_well(text: str) -> None:
 
 def test_ordinary_parameters_and_members_stay() -> None:
     for text in ("s3://b/k?versionId=3", 'cmd "a": "b"', "http://h/?page=2&sort=name"):
+        assert redact(text) == text
+
+
+def test_sentences_that_go_on_after_a_url_stay() -> None:
+    for text in (
+        "can't reach http://host:8080 as me@example.org",
+        "http://host:8080, says me@example.org",
+        "see http://host: ask me@example.org",
+        '{"url": "http://host:x", "mail": "me@example.org"}',
+        "http://host/a:b c@d",
+    ):
         assert redact(text) == text

@@ -282,7 +282,7 @@ async def test_an_output_that_becomes_shorter_while_it_is_sent_fails_and_leaves_
     scene.patient(max_connections=1)
     result = await scene.send(("a", NOISE))
     [error] = result.errors
-    assert (error.exit_code, "became shorter" in str(error), scene.keys()) == (ExitCode.IO_ERROR, True, [])
+    assert (error.exit_code, "was changed" in str(error), scene.keys()) == (ExitCode.IO_ERROR, True, [])
 
 
 async def test_an_output_that_is_removed_while_it_is_sent_fails_and_leaves_nothing(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from taskrunner.staging.journal import Journal
 from taskrunner.staging.stage_in import stage_in
 from taskrunner.staging.stage_out import stage_out, take_back_uploads
 from taskrunner.storage.checksums import Algorithm
-from taskrunner.storage.memory import Fault, MemoryStore
+from taskrunner.storage.memory import Fault, MemoryStore, OpenUpload
 from taskrunner.storage.store import Receipt
 from taskrunner.workdir import WorkDir, leased
 from tests.staging.plans import PART_BYTES, TRANSFER, Recorder, a_plan, download, stores_with, upload
@@ -271,3 +271,89 @@ def test_a_journal_damaged_by_stray_line_ends_is_read_up_to_there(tmp_path: Path
     assert journal.recall().parts.keys() == {1, 2}
     journal.record(4, Receipt("four"))
     assert journal.recall().parts.keys() == {1, 2, 4}
+
+
+@pytest.mark.parametrize("which", ["", ".journal"])
+async def test_a_hard_link_in_the_place_of_a_trace_leaves_its_other_name_alone(
+    tmp_path: Path, which: str
+) -> None:
+    await killed_attempt(tmp_path / "t")
+    [trace] = [path for path in resumable(tmp_path / "t") if path.suffix == which]
+    precious = tmp_path / "precious"
+    precious.write_bytes(trace.read_bytes())
+    precious.chmod(0o600)
+    before = precious.read_bytes()
+    trace.unlink()
+    trace.hardlink_to(precious)
+    await attempt(a_store(), tmp_path / "t")
+    assert (precious.read_bytes() == before, oct(precious.stat().st_mode)[-3:]) == (True, "600")
+
+
+@pytest.mark.parametrize("which", ["inputs", "outputs"])
+async def test_a_link_in_the_place_of_a_directory_of_traces_is_not_followed(
+    tmp_path: Path, which: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "a.journal").write_text("mine")
+    (tmp_path / ".t").mkdir(mode=0o700)
+    (tmp_path / ".t/taskrunner-lease").touch()
+    (tmp_path / ".t" / which).symlink_to(precious)
+    await attempt(a_store(), tmp_path / "t")
+    assert names_in(precious) == ["a.journal"]
+
+
+def test_a_hidden_directory_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / ".t").mkdir()
+    (tmp_path / ".t").chmod(0o777)
+    (tmp_path / ".t/taskrunner-lease").touch()
+    with leased(tmp_path / "t") as lease:
+        assert lease.workdir.root != tmp_path / "t"
+
+
+@pytest.mark.parametrize(
+    "first_line",
+    [
+        "[" * 100_000,
+        '{"url":"memory://b/out","begun_seconds":1' + "0" * 400 + "}",
+        '{"url":"memory://b/out","resume_id":"\\ud800","begun_seconds":1}',
+        '{"url":"memory://b/out","begun_seconds":1}',
+        '{"url":"memory://b/out","begun_seconds":1e308}',
+        '{"url":1,"begun_seconds":[]}',
+    ],
+    ids=["deep", "huge", "surrogate", "ancient", "future", "wrong types"],
+)
+async def test_a_journal_that_can_not_be_one_of_ours_ends_no_upload(tmp_path: Path, first_line: str) -> None:
+    memory = MemoryStore(resumable=True)
+    memory.uploads["somebody's"] = OpenUpload("memory://b/out")
+    with leased(tmp_path / "t") as lease:
+        lease.workdir.resumable_outputs.mkdir()
+        (lease.workdir.resumable_outputs / "x.journal").write_text(first_line + "\n")
+        async with stores_with(memory) as stores:
+            await take_back_uploads(lease.workdir, stores, TRANSFER, Recorder())
+    assert memory.open_uploads == 1
+
+
+@pytest.mark.parametrize("size_bytes", [100, 17 * 1024 * 1024])
+async def test_a_file_that_is_changed_while_it_is_sent_is_an_error_and_is_not_at_its_url(
+    tmp_path: Path, size_bytes: int
+) -> None:
+    memory = MemoryStore()
+    with leased(tmp_path / "t") as lease:
+        lease.workdir.place("/out").mkdir()
+        output = lease.workdir.place("/out/f")
+        output.write_bytes(bytes(size_bytes))
+        taken = MemoryStore.take_part
+
+        def changing(store: MemoryStore, *arguments: object) -> object:
+            output.write_bytes(b"1" * size_bytes)
+            return taken(store, *arguments)  # type: ignore[arg-type]
+
+        plan = a_plan(lease.workdir, uploads=(upload(lease.workdir, "/out/f", OUT_URL),))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(MemoryStore, "take_part", changing)
+            async with stores_with(memory) as stores:
+                result = await stage_out(plan, lease.workdir, stores, TRANSFER, Recorder(), succeeded=True)
+    assert [type(error) for error in result.errors] == [TransferIOError]
+    assert "was changed while it was sent" in str(result.errors[0])
+    assert (memory.urls(), memory.open_uploads) == ([], 0)

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from taskrunner.errors import TransferIOError, TransientError
 from taskrunner.storage.answers import Answer
-from taskrunner.storage.heads import AnswerError, NoAnswerError, chunk_size, head_length, parsed_head
+from taskrunner.storage.heads import (
+    AnswerError,
+    NoAnswerError,
+    chunk_size,
+    date_seconds,
+    head_length,
+    parsed_head,
+    told_number,
+)
 from taskrunner.storage.network import Network
 from taskrunner.storage.streams import Stream
 from taskrunner.storage.wire import Connections, Request
@@ -378,3 +386,24 @@ def test_no_answer_makes_an_exchange_fail_in_another_way_than_ours() -> None:
 
     with raw_server(serve) as url:
         check()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 10.0),
+        ("Thu, 01 Jan 1970 00:00:10 -0000", 10.0),
+        ("Fri, 31 Dec 9999 23:59:59 -1400", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_a_date_is_a_moment_or_nothing(value: str | None, seconds: float | None) -> None:
+    assert date_seconds(value) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "\u0665", "9" * 19, "9" * 5000, None])
+def test_what_no_file_can_have_is_no_number(text: str | None) -> None:
+    assert told_number(text) is None
+    assert told_number("9" * 18) == 10**18 - 1

@@ -658,6 +658,16 @@ def test_a_length_that_no_file_has_is_no_length(store: HttpStore, length: str) -
         assert not found.ranged
 
 
+@pytest.mark.parametrize("span", ["bytes 0-0/0", "bytes 5-2/2", "bytes 0-3/3"])
+def test_a_byte_beyond_the_end_is_a_contradiction(store: HttpStore, span: str) -> None:
+    headers = {"Content-Range": span, "ETag": '"v1"'}
+    with (
+        web_place({"/file": answering(206, headers, b"x")}) as base,
+        pytest.raises(TransferIOError, match="where there is none"),
+    ):
+        stat(store, f"{base}/file")
+
+
 def test_an_etag_that_cannot_be_sent_back_pins_nothing(store: HttpStore, tmp_path: Path) -> None:
     with web_place({"/file": serving(etag='"\u20ac"')}) as base:
         found = stat(store, f"{base}/file")

@@ -337,6 +337,14 @@ def test_a_composite_that_does_not_say_of_how_many_parts_is_asked_for_it(
     assert stat(store, "s3://bucket/key").checksum == Checksum(Algorithm.CRC32, value, 3)
 
 
+def test_a_number_of_parts_that_no_object_has_is_untold(teller: Teller, store: S3Store) -> None:
+    teller.content, teller.part_sizes = b"abcde", [3, 2]
+    value = composite(Algorithm.CRC32, [value_of(Algorithm.CRC32, part) for part in (b"abc", b"de")])
+    teller.headers = {Algorithm.CRC32.header: f"{encoded(value)}-{'9' * 5000}"}
+
+    assert stat(store, "s3://bucket/key").checksum == Checksum(Algorithm.CRC32, value, 3)
+
+
 @pytest.mark.parametrize("part_status", [200, 400, 501])
 def test_a_server_that_knows_no_parts_tells_no_composite(
     teller: Teller, store: S3Store, part_status: int

@@ -343,6 +343,17 @@ def test_names_are_decoded_only_where_the_listing_says_that_they_are_encoded(
             "without its key or its size",
         ),
         (listing("dir/a").replace("<Size>1<", "<Size>?<"), TransientError, "without its key or its size"),
+        *(
+            (listing("dir/a").replace("<Size>1<", f"<Size>{size}<"), TransientError, "key or its size")
+            for size in ("9" * 5000, str(2**63), "\u0665", "-1", "")
+        ),
+        ("<a>" * 21 + "</a>" * 21, TransientError, "too many elements"),
+        (f"<a>{'<b/>' * 50_000}</a>", TransientError, "too many elements"),
+        (
+            "<a " + " ".join(f"a{n}='x'" for n in range(10_000)) + "/>",
+            TransientError,
+            "an element without end",
+        ),
         ("<ListBucketResult>", TransientError, "no document"),
         ("", TransientError, "no document"),
         ("<html><body>Please log in</body></html>", TransientError, "no ListBucket, as .* but html"),
@@ -363,6 +374,60 @@ def test_a_listing_that_can_not_be_believed_is_no_listing(
 
     with pytest.raises(error, match=sentence):
         listed(store, "s3://bucket/dir")
+
+
+def test_a_listing_whose_pages_lead_in_a_circle_is_none(
+    store: S3Store, fake: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def circle(request: web.Request) -> web.StreamResponse:
+        following = {"": "A", "A": "B", "B": "A"}[request.query.get("continuation-token", "")]
+        token = f"<NextContinuationToken>{following}</NextContinuationToken>"
+        return web.Response(text=listing("dir/a", more=f"<IsTruncated>true</IsTruncated>{token}"))
+
+    with web_place({"/{any:.*}": circle}) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        with pytest.raises(TransferIOError, match="does not come to an end"):
+            listed(store, "s3://bucket/dir")
+
+
+def test_a_large_page_is_read(fake: FakeS3, store: S3Store) -> None:
+    fake.body = listing(*(f"dir/{number}" for number in range(1000))).replace(
+        "</Contents>",
+        f"<Owner><ID>x</ID></Owner>{'<ChecksumAlgorithm>CRC32</ChecksumAlgorithm>' * 6}</Contents>",
+    )
+
+    assert len(listed(store, "s3://bucket/dir")) == 1000
+
+
+@pytest.mark.parametrize(
+    "etag", ["&quot;x&#13;&#10;X-Evil: 1&quot;", "&quot;\u20ac&quot;", "\u00e9", "a&#9;b"]
+)
+def test_a_listed_etag_that_no_header_can_have_is_none(fake: FakeS3, store: S3Store, etag: str) -> None:
+    fake.body = listing("dir/a").replace("<ETag>e<", f"<ETag>{etag}<")
+
+    assert listed(store, "s3://bucket/dir")[0].etag == ""
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01"])
+def test_a_time_at_the_edge_of_all_time_is_no_mistake(fake: FakeS3, store: S3Store, time: str) -> None:
+    fake.body = listing("dir/a").replace("soon", time)
+
+    modified_seconds = listed(store, "s3://bucket/dir")[0].modified_seconds
+
+    assert modified_seconds == (-62135596800 if time == "0001-01-01" else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "AccessDenied"), (301, "PermanentRedirect"), (400, "New&#27;")]
+)
+def test_what_a_server_says_stays_in_its_line(
+    fake: FakeS3, store: S3Store, tmp_path: Path, status: int, code: str
+) -> None:
+    fake.status, fake.body = status, xml(code, "so&#13;&#10;2026 all is well\n\x9b31m", Region="a&#10;b")
+
+    with pytest.raises(TaskrunnerError) as raised:
+        read_whole(store, FOUND, tmp_path)
+    assert str(raised.value).isprintable()
 
 
 # --- regions and rights of a bucket

@@ -108,7 +108,8 @@ def test_an_upload_that_is_gone_is_begun_anew(server: S3Server, store: S3Store, 
 
 @pytest.mark.parametrize(
     "resume_id",
-    ["", "nonsense", "MD4:5242880:upload", ":5242880:upload", "none", "none:5242880:", "none:x:y"],
+    ["", "nonsense", "MD4:5242880:upload", ":5242880:upload", "none", "none:5242880:", "none:x:y"]
+    + [f"none:5242880:a{odd}b" for odd in ("\n", "\x1b", "\udcff", "\u2028")],
 )
 def test_what_is_no_upload_of_ours_is_begun_anew(
     moto: S3Server, store: S3Store, tmp_path: Path, resume_id: str
@@ -250,6 +251,65 @@ def test_sent_parts_are_looked_up_over_pages(uploads: Uploads, store: S3Store) -
         f"part-number-marker={n}" for n in (0, 2, 4)
     ]
     assert "uploadId=an%3Aid%2B%2F%3D" in uploads.asked[0][1]
+
+
+@pytest.mark.parametrize("marker", ["1", "0", "-1", "5", "9" * 5000, "x"])
+def test_a_listing_of_parts_that_does_not_go_on_ends(uploads: Uploads, store: S3Store, marker: str) -> None:
+    more = f"<IsTruncated>true</IsTruncated><NextPartNumberMarker>{marker}</NextPartNumberMarker>"
+    part = "<Part><PartNumber>1</PartNumber><Size>3</Size><ETag>e</ETag></Part>"
+    uploads.list_answer = (200, f"<ListPartsResult>{more}{part}</ListPartsResult>")
+
+    upload = begin(store, "s3://bucket/key", cut(13, 3), "none:3:old")
+
+    assert sent_parts(upload) == {1: Receipt('"e"')}
+    assert len(uploads.asked) <= 2
+
+
+def test_a_part_whose_etag_can_not_be_sent_back_is_sent_anew(uploads: Uploads, store: S3Store) -> None:
+    part = "<Part><PartNumber>1</PartNumber><Size>3</Size><ETag>e&#10;</ETag></Part>"
+    uploads.list_answer = (200, f"<ListPartsResult>{part}</ListPartsResult>")
+
+    assert sent_parts(begin(store, "s3://bucket/key", cut(5, 3), "none:3:old")) == {}
+
+
+@pytest.mark.parametrize("upload_id", ["u&#10;1", "u&#127;1", "&#x2028;"])
+def test_an_id_that_can_not_be_sent_back_is_none(uploads: Uploads, store: S3Store, upload_id: str) -> None:
+    uploads.begun = BEGUN.format(f"<UploadId>{upload_id}</UploadId>")
+
+    with pytest.raises(TransientError, match="an id that can't be sent back"):
+        begin(store, "s3://bucket/key", cut(5, 3))
+
+
+@pytest.mark.parametrize("resume_id", ["none:3:a\nb", "none:3:\udcff", "none:3:\x7f"])
+def test_what_can_be_no_id_ends_no_upload(uploads: Uploads, store: S3Store, resume_id: str) -> None:
+    with lane() as connections:
+        store.abandon_upload(connections, "s3://bucket/key", resume_id, 0)
+
+    assert uploads.asked == []
+
+
+def test_uploads_that_do_not_tell_when_they_were_begun_are_left_alone(
+    uploads: Uploads, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "DELETE":
+            ended.append(request.query["uploadId"])
+            return web.Response(status=204)
+        told = {"ours": "2026-01-31T12:00:00Z", "old": "2001-01-01T00:00:00Z", "odd": "soon", "empty": ""}
+        entries = "".join(
+            f"<Upload><Key>key</Key><UploadId>{name}</UploadId><Initiated>{when}</Initiated></Upload>"
+            for name, when in told.items()
+        )
+        entries += "<Upload><Key>key</Key><UploadId>untold</UploadId></Upload>"
+        return web.Response(text=f"<ListMultipartUploadsResult>{entries}</ListMultipartUploadsResult>")
+
+    with web_place({"/{any:.*}": answer}) as url, lane() as connections:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        store.abandon_upload(connections, "s3://bucket/key", None, 1_700_000_000)
+
+    assert ended == ["ours"]
 
 
 @pytest.mark.parametrize("name", ["CRC32", "none"])
