@@ -2,7 +2,7 @@
 
 A ticker on the loop looks at the flow a few times a second: it tells how far the phase is, lets the number of
 lanes follow what they bring (`width`), and gives up requests that are far slower than the others (`outliers`).
-All files of a phase share the lanes, the retries (`Allowance`) and the counts (`Tally`).
+All files of a phase share the lanes and the counts (`Tally`), all phases of a task the retries (`Allowance`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from taskrunner.errors import TaskrunnerError, ThrottledError
-from taskrunner.retrying import Allowance
 from taskrunner.staging.lanes import Lane, Lanes, most_lanes
 from taskrunner.staging.outliers import Outliers
 from taskrunner.staging.progress import Tally
@@ -45,7 +44,7 @@ class Flow:
         self.stores = stores
         self.settings = settings
         self.tally = Tally()
-        self.allowance = Allowance()
+        self.allowance = stores.allowance
         self._width = Width(max(1, min(most_lanes(settings), most_items)))
         self._lanes = Lanes(self._width, stores.connections)
         self._outliers = Outliers()

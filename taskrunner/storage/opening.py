@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from taskrunner.aws import AwsSession
 from taskrunner.errors import OutputFailedError, TaskrunnerError, TransferIOError, UsageError
+from taskrunner.retrying import Allowance
 from taskrunner.shielded import in_daemon_thread, to_the_end
 from taskrunner.storage.network import Network
 from taskrunner.storage.pace import Pace
@@ -46,6 +47,8 @@ class Stores:
         self.aws = AwsSession(
             unsigned=settings.s3.unsigned, max_connections=settings.transfer.max_connections
         )
+        self.allowance = Allowance()
+        """How many tries all transfers of the task may cost together."""
         self._network = _network(settings.transfer)
         self._stores: dict[StoreKind, Store] = dict(extra or {})
         self._making = threading.Lock()

@@ -150,7 +150,7 @@ async def test_what_goes_well_earns_tries_back_for_small_files_as_well(workdir: 
         memory.put(f"memory://b/{number}", b"x")
     plan = a_plan(workdir, downloads=tuple(download(workdir, f"memory://b/{n}", f"/in/{n}") for n in names))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("taskrunner.staging.flow.Allowance", partial(Allowance, tries=5.0, most=5.0))
+        patched.setattr("taskrunner.storage.opening.Allowance", partial(Allowance, tries=5.0, most=5.0))
         async with stores_with(memory) as stores:
             await stage_in(plan, workdir, stores, TRANSFER, Recorder())
     assert len(list(workdir.place("/in").iterdir())) == 600
