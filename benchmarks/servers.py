@@ -9,16 +9,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+
+from scripts.announced import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -68,46 +68,14 @@ class Endpoint:
 
 
 @contextmanager
-def started(command: list[str], announcement: str) -> Iterator[str]:
-    """Start a server, wait until it says where it is, and end it and only it.
-
-    Raises:
-        RuntimeError: it ended without having said so; with what it said instead.
-    """
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    said = []
-    try:
-        for line in process.stdout:
-            said.append(line)
-            if match := re.search(announcement, line):
-                break
-        else:
-            raise RuntimeError(f"{command[0]} did not start: {''.join(said)}")
-        # What it says later is read and dropped, or it would wait for that one day.
-        draining = threading.Thread(target=process.stdout.read, name="drain-server-output", daemon=True)
-        draining.start()
-        try:
-            yield match[1]
-        finally:
-            process.terminate()
-            draining.join()
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-
-
-@contextmanager
 def rclone_server(
     program: str, root: Path, certificate: tuple[Path, Path] | None = None
 ) -> Iterator[Endpoint]:
     """`rclone serve s3` over the folders in `root`; TLS with (certificate, key)."""
     tls = ["--cert", str(certificate[0]), "--key", str(certificate[1])] if certificate else []
     options = ["--addr", "127.0.0.1:0", "--config", "/dev/null", "--dir-cache-time", "1000h", *tls]
-    with started([program, "serve", "s3", *options, str(root)], r"server on \[(https?://[0-9.:]+)/\]") as url:
+    command = [program, "serve", "s3", *options, str(root)]
+    with announced(command, r"server on \[(https?://[0-9.:]+)/\]", REPOSITORY) as url:
         yield Endpoint(url, root, keeps_everything=True, certificate=certificate[0] if certificate else None)
 
 
@@ -121,7 +89,7 @@ def source_server(
     command += ["--manifest", str(folder / ".manifest.json")]
     if certificate:
         command += ["--certificate", str(certificate[0]), "--key", str(certificate[1])]
-    with started(command, r"serving on (https?://[0-9.:]+)") as url:
+    with announced(command, r"serving on (https?://[0-9.:]+)", REPOSITORY) as url:
         yield Endpoint(
             url, folder, keeps_everything=False, certificate=certificate[0] if certificate else None
         )
@@ -134,7 +102,7 @@ def shaped(endpoint: Endpoint, shape: Shape) -> Iterator[Endpoint]:
     command += ["--latency-ms", str(shape.latency_seconds * 1e3)]
     command += ["--connection-mb", str(shape.connection_bytes_per_second / 1e6)]
     command += ["--link-mb", str(shape.link_bytes_per_second / 1e6)]
-    with started(command, r"carrying from http://([0-9.:]+)") as address:
+    with announced(command, r"carrying from http://([0-9.:]+)", REPOSITORY) as address:
         scheme = urlsplit(endpoint.url).scheme
         yield replace(endpoint, url=f"{scheme}://{address}")
 

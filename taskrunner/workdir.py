@@ -146,12 +146,18 @@ def leased(root: Path) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        if not lease.keep_for_retry:
-            shutil.rmtree(workdir.resumable_inputs, ignore_errors=True)
-        _sweep(workdir)
-        if not _has_any(workdir.resumable_inputs) and not _has_any(workdir.resumable_outputs):
-            shutil.rmtree(workdir.staging, ignore_errors=True)
-        os.close(lock)
+        _end(lease, lock, stays=False)
+
+
+def _end(lease: Lease, lock: int, *, stays: bool) -> None:
+    """Give a lease up. With nothing left to go on with, the staging directory `stays` only to say whose it is."""
+    workdir = lease.workdir
+    if not lease.keep_for_retry:
+        shutil.rmtree(workdir.resumable_inputs, ignore_errors=True)
+    _sweep(workdir)
+    if not (stays or _has_any(workdir.resumable_inputs) or _has_any(workdir.resumable_outputs)):
+        shutil.rmtree(workdir.staging, ignore_errors=True)
+    os.close(lock)
 
 
 def _has_any(directory: Path) -> bool:
@@ -217,14 +223,7 @@ def reserved(root: Path, *, empty: bool) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        if not lease.keep_for_retry:
-            for directory in (workdir.resumable_inputs, workdir.resumable_outputs):
-                shutil.rmtree(directory, ignore_errors=True)
-        if lease.keep_for_retry or os.path.lexists(root):
-            _sweep(workdir)
-        else:
-            shutil.rmtree(workdir.staging, ignore_errors=True)
-        os.close(lock)
+        _end(lease, lock, stays=os.path.lexists(root))
 
 
 class _NotOursError(Exception):

@@ -6,7 +6,6 @@ chosen by the kernel, so tests may run side by side.
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import ssl
@@ -24,6 +23,8 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from aiohttp import web
+
+from scripts.announced import announced
 
 WebHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -89,7 +90,7 @@ def rclone_s3(root_dir: Path, certificate: tuple[Path, Path] | None = None) -> I
     tls = ["--cert", str(certificate[0]), "--key", str(certificate[1])] if certificate else []
     command = [rclone_program(), "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", keys]
     options = ["--config", "/dev/null", *tls, str(root_dir)]
-    with _serving([*command, *options], r"server on \[(https?://[0-9.:]+)/\]") as url:
+    with announced([*command, *options], r"server on \[(https?://[0-9.:]+)/\]") as url:
         yield S3Server(url, root=root_dir)
 
 
@@ -97,33 +98,8 @@ def rclone_s3(root_dir: Path, certificate: tuple[Path, Path] | None = None) -> I
 def moto_s3() -> Iterator[S3Server]:
     """The server of moto, for what rclone's does not know: versions, encryption, archives, access rules."""
     command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with _serving(command, r"Running on (http://[0-9.:]+)") as url:
+    with announced(command, r"Running on (http://[0-9.:]+)") as url:
         yield S3Server(url)
-
-
-@contextmanager
-def _serving(command: list[str], announcement: str) -> Iterator[str]:
-    """Start a server, wait until it says where it is, and end it; what it says later is read and dropped."""
-    process = subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    said = []
-    try:
-        for line in process.stdout:
-            said.append(line)
-            if match := re.search(announcement, line):
-                break
-        else:
-            raise RuntimeError(f"{command[0]} did not start: {''.join(said)}")
-        draining = threading.Thread(target=process.stdout.read, name="drain-server-output", daemon=True)
-        draining.start()
-        yield match[1]
-    finally:
-        process.kill()
-        process.wait()
-        if said:
-            with suppress(UnboundLocalError):
-                draining.join()
-        process.stdout.close()
 
 
 @asynccontextmanager

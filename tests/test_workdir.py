@@ -5,6 +5,9 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskrunner.errors import TransferIOError
-from taskrunner.workdir import EscapingLinkError, WorkDir, leased, make_directory, remove_tree
+from taskrunner.workdir import (
+    EscapingLinkError,
+    Lease,
+    WorkDir,
+    leased,
+    make_directory,
+    remove_tree,
+    reserved,
+)
 
 
 @pytest.fixture
@@ -166,6 +177,20 @@ def test_only_the_tasks_own_tree_is_left_when_the_lease_ends(tmp_path: Path) -> 
         workdir = lease.workdir
         workdir.partial_path().touch()
     assert [path.name for path in tmp_path.iterdir()] == ["T"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("hold", [leased, partial(reserved, empty=True)], ids=["leased", "reserved"])
+def test_journals_of_uploads_outlive_the_lease_and_inputs_only_where_wanted(
+    tmp_path: Path, hold: Callable[[Path], AbstractContextManager[Lease]], wanted: bool
+) -> None:
+    with hold(tmp_path / "T") as lease:
+        for directory in (lease.workdir.resumable_inputs, lease.workdir.resumable_outputs):
+            directory.mkdir()
+            (directory / "journal").touch()
+        lease.keep_for_retry = wanted
+    assert (tmp_path / ".T/outputs/journal").exists()
+    assert (tmp_path / ".T/inputs/journal").exists() == wanted
 
 
 def test_a_lease_ends_with_its_process(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from taskrunner.staging.files import require_space
 from taskrunner.staging.flow import Flow
 from taskrunner.staging.look_up import Question, look_up
 from taskrunner.staging.schedule import Todo
+from taskrunner.storage.local import partial_beside
 from taskrunner.urls import StoreKind
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from taskrunner.staging.lanes import Lane
     from taskrunner.storage.opening import Stores
     from taskrunner.storage.store import StoredObject
-
-_LONGEST_NAME_BYTES = 200
-"""Of a name, in that of its partial file."""
 
 
 async def get(
@@ -139,9 +136,7 @@ def _has_any(stores: Stores, url: str, lane: Lane) -> bool:
 
 def _wanted(found: StoredObject, place: Destination, mode: int) -> Wanted:
     target = Path(place.place(found.name))
-    beginning = os.fsencode(target.name)[:_LONGEST_NAME_BYTES].decode(errors="ignore")
-    partial_file = target.with_name(f".{beginning}.{secrets.token_hex(6)}.partial")
-    return Wanted(found, target, partial_file, mode=mode)
+    return Wanted(found, target, partial_beside(target), mode=mode)
 
 
 def _prepare(wanted: Sequence[Wanted], place: Destination) -> None:

@@ -22,8 +22,8 @@ from taskrunner.staging.files import DOWNLOADED_MODE, PartialFile, try_link
 from taskrunner.staging.flow import Flow
 from taskrunner.staging.parts import Cut, download_parts
 from taskrunner.staging.schedule import scheduled
-from taskrunner.storage.checksums import Algorithm, Checksum, combined, composite, encoded
-from taskrunner.storage.slices import FileSlice
+from taskrunner.storage.checksums import Algorithm, Checksum, combined, composite
+from taskrunner.storage.slices import FileSlice, require_same
 from taskrunner.storage.store import Receipt
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ async def download(
 
     Raises TaskrunnerError: the first failure that neither patience nor a second try mended.
     """
-    transfers = await asyncio.to_thread(_begun, wanted, settings.part_bytes)
+    transfers = await asyncio.to_thread(_transfers_of, wanted, settings.part_bytes)
     flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in transfers))
     downloads = _Downloads(flow, transfers, reporter)
     flow.tally.files_total = len(transfers)
@@ -165,12 +165,7 @@ class _Transfer:
         if self.checksum is None or not self.digests or len(self.digests) != len(self.cut):
             return
         parts = [self.digests[number] for number in sorted(self.digests)]
-        value = _value_of(self.checksum, self.cut, parts)
-        if value != self.checksum.value:
-            raise DamagedError(
-                f"{self.found.url} arrived damaged: its {self.checksum.algorithm} is {encoded(value)}, "
-                f"expected {encoded(self.checksum.value)}"
-            )
+        require_same(self.found.url, _value_of(self.checksum, self.cut, parts), self.checksum)
 
 
 def _value_of(checksum: Checksum, cut: Cut, parts: list[tuple[bytes, int]]) -> bytes:
@@ -185,7 +180,7 @@ def _value_of(checksum: Checksum, cut: Cut, parts: list[tuple[bytes, int]]) -> b
     return composite(algorithm, [combined(algorithm, group) for group in groups])
 
 
-def _begun(wanted: Sequence[Wanted], part_bytes: int) -> list[_Transfer]:
+def _transfers_of(wanted: Sequence[Wanted], part_bytes: int) -> list[_Transfer]:
     """Blocking: all files, with what an earlier attempt brought of them; the journals of the others begun."""
     transfers = [_Transfer.of(one, part_bytes) for one in wanted]
     for one in transfers:

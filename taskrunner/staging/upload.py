@@ -115,7 +115,7 @@ async def upload(
     Whatever happens, no lane is left and nothing half-made is at any URL. `on_uploaded` is told each file as it
     arrives, so that it is known also when all is cancelled.
     """
-    sent = await asyncio.to_thread(_begun, files, settings.part_bytes)
+    sent = await asyncio.to_thread(_cut_up, files, settings.part_bytes)
     flow = Flow(stores, settings, most_items=sum(len(one.cut) for one in sent))
     flow.tally.files_total = len(sent)
     flow.tally.bytes_total = sum(one.file.size_bytes for one in sent)
@@ -128,7 +128,7 @@ async def upload(
     return sent, flow.tally
 
 
-def _begun(files: Sequence[Sendable], part_bytes: int) -> tuple[Sent, ...]:
+def _cut_up(files: Sequence[Sendable], part_bytes: int) -> tuple[Sent, ...]:
     return tuple(Sent(file, upload_parts(file.size_bytes, part_bytes)) for file in files)
 
 

@@ -125,8 +125,7 @@ class LocalStore:
         """
         connections.raise_if_aborted()
         target = self._real(url)
-        beginning = os.fsencode(target.name)[:_LONGEST_BEGINNING_BYTES].decode(errors="ignore")
-        partial = target.with_name(f".{beginning}.{secrets.token_hex(6)}.partial")
+        partial = partial_beside(target)
         try:
             _check_replaceable(url, target)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +157,12 @@ def _check_replaceable(url: str, target: Path) -> None:
         raise OutputFailedError(f"{url} is a directory; expected a file's path")
     if target.exists() and not target.is_file():
         raise OutputFailedError(f"{url} is a pipe, socket or device; expected a file's path")
+
+
+def partial_beside(target: Path) -> Path:
+    """A new hidden name beside `target`, for what is to be renamed to it when it is whole."""
+    beginning = os.fsencode(target.name)[:_LONGEST_BEGINNING_BYTES].decode(errors="ignore")
+    return target.with_name(f".{beginning}.{secrets.token_hex(6)}.partial")
 
 
 def _sort_key(entry: os.DirEntry[str]) -> bytes:

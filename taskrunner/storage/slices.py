@@ -76,12 +76,7 @@ class FileSlice:
         """Compare what came with what was told. Raises DamagedError where they differ."""
         if self.expected is None or self.digest is None:
             return
-        value = self.digest.digest()
-        if value != self.expected.value:
-            raise DamagedError(
-                f"{url} arrived damaged: its {self.expected.algorithm} is {encoded(value)}, "
-                f"expected {encoded(self.expected.value)}"
-            )
+        require_same(url, self.digest.digest(), self.expected)
 
     def recall(self, value: bytes) -> None:
         """All bytes are there already, and come to `value`."""
@@ -103,3 +98,12 @@ def path_of(fd: int) -> Path:
 def unreadable(source: FileSlice, error: OSError) -> TransferIOError:
     """Our error for a file that can't be read; a plain OSError would look like the network's."""
     return TransferIOError(f"can't read {path_of(source.fd)}: {error.strerror}")
+
+
+def require_same(url: str, value: bytes, expected: Checksum) -> None:
+    """Compare what the bytes of `url` come to with what was told. Raises DamagedError where they differ."""
+    if value != expected.value:
+        raise DamagedError(
+            f"{url} arrived damaged: its {expected.algorithm} is {encoded(value)}, "
+            f"expected {encoded(expected.value)}"
+        )

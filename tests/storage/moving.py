@@ -15,11 +15,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from taskrunner.storage.network import Network
 from taskrunner.storage.slices import FileSlice
 from taskrunner.storage.store import Part, Receipt, Store, StoredObject, Upload
 from taskrunner.storage.wire import Connections
-from tests.servers import WebHandler, web_server
+from tests.servers import S3Server, WebHandler, web_server
 
 
 @contextmanager
@@ -145,3 +147,12 @@ def web_place(handlers: Mapping[str, WebHandler], tls: ssl.SSLContext | None = N
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()
+
+
+@contextmanager
+def s3_place(handle: WebHandler, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that answers every question by `handle`, to which the AWS environment leads."""
+    with web_place({"/{any:.*}": handle}) as url:
+        for name, value in S3Server(url).environment().items():
+            monkeypatch.setenv(name, value)
+        yield

@@ -29,9 +29,9 @@ from tests.storage.moving import (
     put,
     read_whole,
     received,
+    s3_place,
     send,
     stat,
-    web_place,
 )
 
 PART_BYTES = 5 * 1024 * 1024
@@ -202,9 +202,7 @@ class Teller:
 @pytest.fixture
 def teller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teller]:
     teller = Teller()
-    with web_place({"/{any:.*}": teller.handle}) as url:
-        for name, value in S3Server(url).environment().items():
-            monkeypatch.setenv(name, value)
+    with s3_place(teller.handle, monkeypatch):
         yield teller
 
 
@@ -435,9 +433,7 @@ class Taker:
 @pytest.fixture
 def taker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Taker]:
     taker = Taker()
-    with web_place({"/{any:.*}": taker.handle}) as url:
-        for name, value in S3Server(url).environment().items():
-            monkeypatch.setenv(name, value)
+    with s3_place(taker.handle, monkeypatch):
         yield taker
 
 

@@ -26,7 +26,6 @@ from taskrunner.settings import S3Settings
 from taskrunner.storage.s3 import S3Store
 from taskrunner.storage.s3_refusals import Action, Asked, Refusal, explained
 from taskrunner.storage.store import Receipt, StoredObject, Upload
-from tests.servers import S3Server
 from tests.storage.moving import (
     begin,
     check,
@@ -36,6 +35,7 @@ from tests.storage.moving import (
     put,
     read_whole,
     received,
+    s3_place,
     send,
     stat,
     web_place,
@@ -79,9 +79,7 @@ class FakeS3:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     fake = FakeS3()
-    with web_place({"/{any:.*}": fake.handle}) as url:
-        for name, value in S3Server(url).environment().items():
-            monkeypatch.setenv(name, value)
+    with s3_place(fake.handle, monkeypatch):
         yield fake
 
 
@@ -565,9 +563,7 @@ COMPLETED = '<CompleteMultipartUploadResult><ETag>"whole-2"</ETag></CompleteMult
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeUploads]:
     uploads = FakeUploads()
-    with web_place({"/{any:.*}": uploads.handle}) as url:
-        for name, value in S3Server(url).environment().items():
-            monkeypatch.setenv(name, value)
+    with s3_place(uploads.handle, monkeypatch):
         yield uploads
 
 

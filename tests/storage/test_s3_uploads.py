@@ -34,6 +34,7 @@ from tests.storage.moving import (
     opened,
     put,
     read_whole,
+    s3_place,
     send,
     stat,
     web_place,
@@ -227,9 +228,7 @@ class Uploads:
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uploads]:
     uploads = Uploads()
-    with web_place({"/{any:.*}": uploads.handle}) as url:
-        for name, value in S3Server(url).environment().items():
-            monkeypatch.setenv(name, value)
+    with s3_place(uploads.handle, monkeypatch):
         yield uploads
 
 
