@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from taskrunner.dialects import Finding, Location, Members, Reader, shown
 from taskrunner.errors import InvalidTaskError, Mistake
 from taskrunner.rules import check, unsupported_parameters
+from taskrunner.settings import ContainerSettings
 from taskrunner.task import Task
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """More than any client sends; what is larger would only fill the memory."""
 
+_NOTHING_ALLOWED = ContainerSettings()
 _GZIP_MAGIC = b"\x1f\x8b"
 _CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)', re.DOTALL)
 _EXPECTED = {
@@ -56,26 +58,35 @@ class LoadedTask:
     """Names of the backend parameters that nothing here heeds; they are not in `task` any more, as TES wants."""
 
 
-def parse_task(document: bytes, *, new_id: Callable[[], str]) -> LoadedTask:
+def parse_task(
+    document: bytes,
+    *,
+    new_id: Callable[[], str],
+    containers: ContainerSettings = _NOTHING_ALLOWED,
+    fill_in: Callable[[Task], Task] = lambda task: task,
+) -> LoadedTask:
     """Read a TES task document; `new_id` names a task that has no id.
 
-    Raises InvalidTaskError with every mistake, in the document's order.
+    `containers` says which backend parameters the operator allows, and how far. `fill_in` replaces placeholders,
+    before the rules look at what comes out.
+
+    Raises InvalidTaskError with every mistake, in the document's order, and what `fill_in` raises.
     """
     reader = Reader()
-    task = reader.read_object(Task, read_json(document), ())
+    task = fill_in(reader.read_object(Task, read_json(document), ()))
     broken = {finding.at for finding in reader.findings}
-    findings = [*reader.findings, *(f for f in check(task) if not _touches(f.at, broken))]
+    findings = [*reader.findings, *(f for f in check(task, containers) if not _touches(f.at, broken))]
     if findings:
         raise InvalidTaskError([Mistake(reader.spell(f.at), f.text) for f in _in_order(findings, reader)])
     if not task.id:
         task = task.model_copy(update={"id": new_id()})
-    task, unsupported = _without_unsupported(task)
+    task, unsupported = _without_unsupported(task, containers)
     return LoadedTask(task, tuple(reader.unknown_fields), unsupported)
 
 
-def _without_unsupported(task: Task) -> tuple[Task, tuple[str, ...]]:
+def _without_unsupported(task: Task, containers: ContainerSettings) -> tuple[Task, tuple[str, ...]]:
     """The task without the backend parameters that are ignored, and their names."""
-    names = unsupported_parameters(task.resources) if task.resources else ()
+    names = unsupported_parameters(task.resources, containers) if task.resources else ()
     if not names or task.resources is None:
         return task, ()
     kept = {name: value for name, value in task.resources.backend_parameters.items() if name not in names}

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskrunner.cli.options import PLANNING, S3, settings_from
-from taskrunner.cli.source import PARAMETERS, read_document
+from taskrunner.batch.job import Job
+from taskrunner.cli.options import CONTAINERS, FILL_IN_URLS, PLANNING, S3, settings_from
+from taskrunner.cli.source import PARAMETERS, read_task
 
 if TYPE_CHECKING:
     from taskrunner.plan import Plan
-    from taskrunner.settings import Settings
 
-_PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *S3]
-
-
-def _planned(values: dict[str, Any]) -> Plan:
-    from taskrunner.document import parse_task  # noqa: PLC0415
-    from taskrunner.identity import new_task_id  # noqa: PLC0415  # pydantic comes with the model
-    from taskrunner.planning import make_plan  # noqa: PLC0415
-
-    settings = settings_from(_PARAMETERS, values)
-    document = asyncio.run(_read(values, settings))
-    return make_plan(parse_task(document, new_id=new_task_id), settings)
+_PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *CONTAINERS, FILL_IN_URLS, *S3]
 
 
-async def _read(values: dict[str, Any], settings: Settings) -> bytes:
+async def _planned(values: dict[str, Any]) -> Plan:
+    from taskrunner.planning import make_plan  # noqa: PLC0415  # pydantic comes with the model
     from taskrunner.storage.opening import Stores  # noqa: PLC0415  # HTTP libraries, AWS's when needed
 
+    settings = settings_from(_PARAMETERS, values)
     async with Stores(settings) as stores:
-        return await read_document(values, stores)
+        loaded = await read_task(values, settings, stores, Job.read(os.environ))
+    return make_plan(loaded, settings)
 
 
 def _validate(**values: Any) -> int:
-    plan = _planned(values)
+    plan = asyncio.run(_planned(values))
     for path in plan.unknown_fields:
         click.echo(f"warning: {path} is no field of TES and is ignored", err=True)
     for name in plan.unsupported_parameters:
@@ -48,7 +42,8 @@ def _validate(**values: Any) -> int:
 def _plan(**values: Any) -> int:
     from taskrunner.plan import plan_as_json  # noqa: PLC0415  # pydantic comes with the model
 
-    click.echo(json.dumps(plan_as_json(_planned(values)), indent=2, ensure_ascii=False))
+    plan = asyncio.run(_planned(values))
+    click.echo(json.dumps(plan_as_json(plan), indent=2, ensure_ascii=False))
     return 0
 
 

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskrunner.batch.job import Job
 from taskrunner.cli.options import (
+    FILL_IN_URLS,
     LEAVE_WORK_DIR,
     LOG_FORMAT,
     PLACES,
@@ -28,10 +31,12 @@ from taskrunner.cli.options import (
     SettingOption,
     settings_from,
 )
-from taskrunner.cli.source import PARAMETERS, read_document
-from taskrunner.cli.stopping import until_stopped
+from taskrunner.cli.source import PARAMETERS, read_task, task_id_for
 from taskrunner.cli.telling import as_text, remove_told, tell_line, telling
 from taskrunner.errors import ExitCode, TaskrunnerError, TransientError, UsageError, several
+from taskrunner.parameters import KNOWN_PARAMETERS
+from taskrunner.settings import ContainerSettings
+from taskrunner.stopping import until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -48,7 +53,7 @@ _TASK_ID = click.Option(
     envvar="TASKRUNNER_TASK_ID",
     show_envvar=True,
     metavar="ID",
-    help="The id of a task whose document has none; stage-out needs it, stage-in else makes a new one.",
+    help="The id of a task whose document has none; in Batch the job's unless told, else stage-out needs it.",
 )
 _JSON = click.Option(
     ["--json", "as_json"], is_flag=True, help="Tell the files on standard output, as one JSON object."
@@ -59,13 +64,21 @@ _LEAVE = SettingOption(
     "Keep the task's files when all outputs are uploaded.",
     default=True,
 )
-_COMMON: tuple[click.Parameter, ...] = (*PARAMETERS, _TASK_ID, *PLACES, *TRANSFER, PROGRESS, LOG_FORMAT)
+_COMMON: tuple[click.Parameter, ...] = (
+    *PARAMETERS,
+    _TASK_ID,
+    *PLACES,
+    *TRANSFER,
+    FILL_IN_URLS,
+    PROGRESS,
+    LOG_FORMAT,
+)
 _IN: list[click.Parameter] = [*_COMMON, *S3, _JSON]
 _OUT: list[click.Parameter] = [*_COMMON, *S3, _LEAVE, _JSON]
 
 
 def _stage_in(**values: Any) -> int:
-    return asyncio.run(until_stopped(_staged(values, settings_from(_IN, values), _new_id, _bring)))
+    return asyncio.run(until_stopped(_staged(values, settings_from(_IN, values), task_id_for, _bring)))
 
 
 def _stage_out(**values: Any) -> int:
@@ -92,42 +105,49 @@ STAGE_OUT = click.Command(
 async def _staged(
     values: dict[str, Any],
     settings: Settings,
-    missing_id: Callable[[], str],
+    missing_id: Callable[[Job], str],
     phase: Callable[[_Phase], Awaitable[int]],
 ) -> int:
     from taskrunner.storage.opening import Stores  # noqa: PLC0415  # `--help` loads no HTTP library
 
     async with Stores(settings) as stores:
-        document = await read_document(values, stores)
-        plan = _planned(document, values["task_id"], settings, missing_id)
-        text = as_text(values["log_format"])
-        with telling(plan.task.id, settings.logs, stream=sys.stderr, text=text, copy=None) as told:
+        job = Job.read(os.environ)
+        plan = await _planned(values, settings, stores, job, missing_id)
+        text, attempt = as_text(values["log_format"]), job.event_attempt
+        with telling(
+            plan.task.id, settings.logs, stream=sys.stderr, text=text, copy=None, attempt=attempt
+        ) as told:
             return await phase(_Phase(plan, stores, settings, told.reporter, as_json=values["as_json"]))
 
 
-def _planned(document: bytes, task_id: str | None, settings: Settings, missing_id: Callable[[], str]) -> Plan:
-    """The plan of a task whose id is certain: the document's, else `task_id`. Raises TaskrunnerError."""
-    from taskrunner.document import parse_task  # noqa: PLC0415  # pydantic comes with the model
-    from taskrunner.planning import make_plan  # noqa: PLC0415
+async def _planned(
+    values: dict[str, Any],
+    settings: Settings,
+    stores: Stores,
+    job: Job,
+    missing_id: Callable[[Job], str],
+) -> Plan:
+    """The plan of a task whose id is certain: the document's, else --task-id. Raises TaskrunnerError."""
+    from taskrunner.planning import make_plan  # noqa: PLC0415  # pydantic comes with the model
 
+    task_id: str | None = values["task_id"]
     if task_id is not None:
         _require_id(task_id)
-    loaded = parse_task(document, new_id=missing_id if task_id is None else lambda: task_id)
+    # Containers are not made here: whoever allows what of them is another command.
+    lenient = replace(settings, containers=ContainerSettings(allowed_parameters=KNOWN_PARAMETERS))
+    new_id = (lambda: missing_id(job)) if task_id is None else (lambda: task_id)
+    loaded = await read_task(values, lenient, stores, job, new_id=new_id)
     if task_id not in (None, loaded.task.id):
         raise UsageError(f"--task-id is {task_id}, but the document's own id is {loaded.task.id}")
     return make_plan(loaded, settings)
 
 
-def _new_id() -> str:
-    from taskrunner.identity import new_task_id  # noqa: PLC0415  # as above
-
-    return new_task_id()
-
-
-def _no_id() -> str:
-    raise UsageError(
-        "the task document has no id: give --task-id, the last part of the path that stage-in printed"
-    )
+def _no_id(job: Job) -> str:
+    if job.default_task_id is None:
+        raise UsageError(
+            "the task document has no id: give --task-id, the last part of the path that stage-in printed"
+        )
+    return job.default_task_id
 
 
 def _require_id(task_id: str) -> None:
@@ -137,7 +157,7 @@ def _require_id(task_id: str) -> None:
 
     if not task_id:
         raise UsageError("--task-id: expected an id, got nothing")
-    for finding in check(Task(id=task_id, executors=())):
+    for finding in check(Task(id=task_id, executors=()), ContainerSettings()):
         if finding.at == ("id",):
             raise UsageError(f"--task-id: {finding.text}")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from taskrunner.settings import Settings, TransferSettings
+    from taskrunner.storage.store import StoredObject
 
 T = TypeVar("T")
 
@@ -108,6 +109,19 @@ async def fetch_bytes(stores: Stores, url: str, limit_bytes: int) -> bytes:
     return await _patiently(
         stores, lambda connections: _fetch(connections, stores.store_for(url), url, limit_bytes)
     )
+
+
+async def list_files(stores: Stores, url: str, takes: Callable[[str], bool]) -> list[StoredObject]:
+    """The files below the directory `url` whose paths below it `takes` wants, in byte order of these.
+
+    Asked with patience. Raises as `Store.list_directory` does.
+    """
+
+    def listed(connections: Connections) -> list[StoredObject]:
+        below = stores.store_for(url).list_directory(connections, url)
+        return sorted((found for found in below if takes(found.name)), key=lambda found: found.name.encode())
+
+    return await _patiently(stores, listed)
 
 
 def _fetch(connections: Connections, store: Store, url: str, limit_bytes: int) -> bytes:
