@@ -2,7 +2,7 @@
 
 Each rule looks at one thing and tells its mistake with the place. All rules are asked, whatever the others
 found; a rule about several items (two inputs at one path) passes over those whose own values are wrong.
-Settings, files and stores are not looked at.
+Files and stores are not looked at, and of the settings only what a task may change of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from taskrunner.dialects import Finding, Location, shown
 from taskrunner.mounts import directories, is_pattern
+from taskrunner.parameters import KNOWN_PARAMETERS, heeded, problems
 from taskrunner.paths import components, fixed_directory, has_wildcard, is_within, normalise
 from taskrunner.redaction import redact
 from taskrunner.reference import parse_reference
@@ -22,17 +23,17 @@ from taskrunner.urls import READABLE, WRITABLE, S3Url, StoreKind, ascii_host, lo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from taskrunner.settings import ContainerSettings
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_BACKEND_PARAMETERS: frozenset[str] = frozenset()
-"""Names, in lower case, of the backend parameters that are heeded: so far none is needed."""
 _LONGEST_PATH = 3000  # what is below our own directory's path has to fit into PATH_MAX (4,096) with it
 _LONGEST_NAME_BYTES = 255
 """Of one component of a path, on every file system that matters (NAME_MAX)."""
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
-def check(task: Task) -> Iterator[Finding]:
-    """Every rule that `task` breaks, in no particular order."""
+def check(task: Task, containers: ContainerSettings) -> Iterator[Finding]:
+    """Every rule that `task` breaks, in no particular order; `containers` is the operator's word on parameters."""
     if task.id and not _ID.fullmatch(task.id):
         expected = "up to 128 letters, digits, `_`, `.` and `-`, the first a letter or digit"
         yield Finding(("id",), f"expected {expected}, got {shown(task.id)}")
@@ -41,7 +42,8 @@ def check(task: Task) -> Iterator[Finding]:
     for index, output in enumerate(task.outputs):
         yield from _check_output(output, ("outputs", index))
     if task.resources:
-        yield from _check_resources(task.resources)
+        yield from _check_amounts(task.resources)
+        yield from _check_parameters(task.resources, containers)
     if not task.executors:
         yield Finding(("executors",), "expected at least one executor, got none")
     for index, executor in enumerate(task.executors):
@@ -88,7 +90,7 @@ def _check_env(env: Mapping[str, str], at: Location) -> Iterator[Finding]:
             yield Finding((*at, name), "expected a value without NUL characters")
 
 
-def _check_resources(resources: Resources) -> Iterator[Finding]:
+def _check_amounts(resources: Resources) -> Iterator[Finding]:
     amounts = {
         "cpu_cores": resources.cpu_cores,
         "ram_gb": resources.ram_gb,
@@ -97,16 +99,28 @@ def _check_resources(resources: Resources) -> Iterator[Finding]:
     for name, amount in amounts.items():
         if amount is not None and amount < 0:
             yield Finding(("resources", name), f"expected 0 or more, got {amount}")
+
+
+def _check_parameters(resources: Resources, containers: ContainerSettings) -> Iterator[Finding]:
+    at = ("resources", "backend_parameters")
+    for name, expected in problems(resources, containers):
+        yield Finding((*at, name), f"{expected}, got {shown(resources.backend_parameters[name])}")
     if resources.backend_parameters_strict:
-        expected = "only parameters that this runner knows, since backend_parameters_strict is true"
-        for name in unsupported_parameters(resources):
-            at = ("resources", "backend_parameters", name)
-            yield Finding(at, f"expected {expected}: it knows none")
+        for name in unsupported_parameters(resources, containers):
+            yield Finding((*at, name), _unsupported(name))
 
 
-def unsupported_parameters(resources: Resources) -> tuple[str, ...]:
-    """The backend parameters that nothing here heeds, as the user spelled them; TES compares them caselessly."""
-    return tuple(name for name in resources.backend_parameters if name.lower() not in _BACKEND_PARAMETERS)
+def _unsupported(name: str) -> str:
+    why = "since backend_parameters_strict is true"
+    if name.lower() in KNOWN_PARAMETERS:
+        return f"expected only parameters that the operator allows, {why}: --allow-parameter {name.lower()}"
+    return f"expected only parameters that this runner knows, {why}: it knows {', '.join(KNOWN_PARAMETERS)}"
+
+
+def unsupported_parameters(resources: Resources, containers: ContainerSettings) -> tuple[str, ...]:
+    """The backend parameters that nothing here heeds, as the user spelled them."""
+    known = heeded(resources, containers)
+    return tuple(name for name in resources.backend_parameters if name not in known)
 
 
 def _check_input(item: Input, at: Location) -> Iterator[Finding]:

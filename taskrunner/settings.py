@@ -33,6 +33,15 @@ class OnExecutorError(StrEnum):
     """None is uploaded, as Funnel did before 2026."""
 
 
+class Network(StrEnum):
+    """Which network executors' containers have."""
+
+    BRIDGE = "bridge"
+    """The engine's own bridge, as with plain `docker run`."""
+    NONE = "none"
+    HOST = "host"
+
+
 class ServerSideEncryption(StrEnum):
     """S3's server-side encryption of uploaded objects (x-amz-server-side-encryption)."""
 
@@ -49,6 +58,26 @@ class HostPath:
 
 
 @dataclass(frozen=True, slots=True)
+class Ulimit:
+    """A resource limit of a container's processes (setrlimit(2)), as `nofile`; -1 stands for no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraMount:
+    """A directory or file of the Docker host's that the operator puts into every executor's container."""
+
+    host: str
+    """Absolute, as the Docker host calls it."""
+    container: str
+    """Absolute and normalised."""
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class WorkSettings:
     """Where the task's files live while it runs."""
 
@@ -59,7 +88,10 @@ class WorkSettings:
     leave_work_dir: bool = False
     """Keep the task's directory afterwards, to look at."""
     host_paths: tuple[HostPath, ...] = ()
-    """How our paths are called on the Docker host; the longest matching `runner` wins, else the same path."""
+    """How our paths are called on the Docker host; the longest matching `runner` wins, else what the engine knows
+    of our own container's mounts, else the same path."""
+    sweep_seconds: float = 24 * 3600.0
+    """How long what a dead runner left of another task stays in `work_dir`, from its last sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +136,36 @@ class ContainerSettings:
     read_only_root: bool = True
     """The image's own files can't be written; the task's mounts and /tmp can."""
     stop_grace_seconds: float = 10.0
-    """Time between a container's stop signal and SIGKILL."""
+    """Time between a container's stop signal and SIGKILL, at most."""
+    timeout_seconds: float | None = None
+    """How long one executor may take, from its container's start."""
+    init: bool = False
+    """Run executors under the engine's init, which hands signals on and buries orphaned processes."""
+    network: Network = Network.BRIDGE
+    user: str | None = None
+    """`UID`, `UID:GID` or names that the image knows; the image's own user where not told."""
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_bytes: int | None = None
+    """Size of /dev/shm; the engine's 64 MiB where not told."""
+    pids_limit: int | None = None
+    """The most processes and threads of an executor; the job's own limit where not told."""
+    extra_mounts: tuple[ExtraMount, ...] = ()
+    pass_credentials: bool = False
+    """Hand the job role's credentials endpoint (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI) to executors."""
+    allowed_parameters: tuple[str, ...] = ()
+    """Names of the backend parameters that a task may set for its own containers; in lower case."""
+    watchdog: bool = True
+    """Watch over this runner from outside, so that no container outlives it even when it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopSettings:
+    """When a task is ended before its end, and in which time."""
+
+    timeout_seconds: float | None = None
+    """How long the task may take in all."""
+    stop_seconds: float = 25.0
+    """From a stop signal to our end, with logs and outputs saved; Batch kills after 30."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +192,8 @@ class Settings:
     s3: S3Settings = field(default_factory=S3Settings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
     containers: ContainerSettings = field(default_factory=ContainerSettings)
+    stops: StopSettings = field(default_factory=StopSettings)
     logs: LogSettings = field(default_factory=LogSettings)
     on_executor_error: OnExecutorError = OnExecutorError.UPLOAD
+    fill_in_urls: bool = False
+    """Whether {array_index}, {job_id} and {attempt} in the task's URLs stand for what Batch tells."""

@@ -19,10 +19,10 @@ from taskrunner import __version__
 from taskrunner.cli.look import PLAN, VALIDATE
 from taskrunner.cli.run import RUN
 from taskrunner.cli.stage import STAGE_IN, STAGE_OUT
-from taskrunner.cli.stopping import hold_signals
 from taskrunner.cli.storage import STORAGE
 from taskrunner.cli.telling import tell_error
 from taskrunner.errors import ExitCode, TaskrunnerError
+from taskrunner.stopping import hold_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,19 +8,30 @@ PATH. `docs/settings.md` is compared with these by a test.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from taskrunner.settings import HostPath, OnExecutorError, PullPolicy, ServerSideEncryption, Settings
+from taskrunner.parameters import KNOWN_PARAMETERS
+from taskrunner.paths import normalise
+from taskrunner.quantities import count, duration_seconds, size_bytes, ulimit, user
+from taskrunner.settings import (
+    ExtraMount,
+    HostPath,
+    Network,
+    OnExecutorError,
+    PullPolicy,
+    ServerSideEncryption,
+    Settings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _DEFAULTS = Settings()
 
@@ -109,50 +120,49 @@ class _HostPathType(click.ParamType[HostPath]):
         return HostPath(Path(os.path.normpath(runner)), Path(os.path.normpath(host)))
 
 
-class _SecondsType(click.ParamType[float]):
-    """A number of seconds, not negative."""
+_T = TypeVar("_T")
 
-    name = "SECONDS"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+class _WordsType(click.ParamType[_T]):
+    """What one of our own readers of text makes of a value; it raises ValueError with what it expected."""
+
+    def __init__(self, name: str, read: Callable[[str], _T]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> _T:
         try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
-            self.fail(f"expected seconds, 0 or more, got {value!r}", param, ctx)
-        return seconds
+            return self._read(str(value))
+        except ValueError as error:
+            self.fail(f"{error}, got {value!r}", param, ctx)
 
 
-class _SizeType(click.ParamType[int]):
-    """A number of bytes, or of bytes a second: `8000000`, `10MB`, `1.5GiB`; at least one."""
+class _ListedType(_WordsType[_T]):
+    """The same for options whose variable is a list separated by commas."""
 
-    name = "SIZE"
-
-    def __init__(self, *, per_second: bool = False) -> None:
-        self._per_second = per_second
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        match = _SIZE.fullmatch(text.removesuffix("/s") if self._per_second else text)
-        size_bytes = math.floor(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
-        if not 0 < size_bytes < _MOST_BYTES:
-            examples = "10MB/s, 1.5GiB/s or 8000000" if self._per_second else "500MB, 1.5GiB or 8000000"
-            self.fail(
-                f"expected a number of bytes, as {examples} (kB, MB, GB, TB; KiB, MiB, GiB, TiB), got {value!r}",
-                param,
-                ctx,
-            )
-        return size_bytes
+    envvar_list_splitter: ClassVar[str] = ","
 
 
-_UNITS = {"": 1, "b": 1}
-_UNITS |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
-_UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([kmgt]i?b|b|)", re.IGNORECASE)
-_MOST_BYTES = 2**63
+_DURATION = _WordsType("TIME", duration_seconds)
+_TIME_LIMIT = _WordsType("TIME", partial(duration_seconds, positive=True))
+_SIZE = _WordsType("SIZE", size_bytes)
+_BANDWIDTH = _WordsType("SIZE", partial(size_bytes, per_second=True))
+
+
+def _extra_mount(text: str) -> ExtraMount:
+    """`HOST:CONTAINER[:ro|rw]`, both absolute, as of `docker run -v`."""
+    match = re.fullmatch(r"(/[^:]*):(/[^:]*?)(?::(ro|rw))?", text)
+    container = normalise(match[2]) if match else "/"
+    if match is None or container == "/":
+        raise ValueError("expected two absolute paths as HOST:CONTAINER[:ro|rw], the second below /")
+    return ExtraMount(normalise(match[1]), container, read_only=match[3] != "rw")
+
+
+def _parameter(text: str) -> str:
+    name = text.strip().lower()
+    if name not in KNOWN_PARAMETERS:
+        raise ValueError(f"expected one of {', '.join(KNOWN_PARAMETERS)}")
+    return name
 
 
 class _NameType(click.Choice[str]):
@@ -215,6 +225,97 @@ S3 = (
     ),
 )
 
+CONTAINERS = (
+    SettingOption(
+        "network",
+        "containers.network",
+        "The network of executors: the engine's bridge, none, or the host's own.",
+        type=_NameType(Network),
+    ),
+    SettingOption(
+        "pass-credentials",
+        "containers.pass_credentials",
+        "Hand the job role's credentials to executors; by default they have none.",
+    ),
+    SettingOption(
+        "user",
+        "containers.user",
+        "The user of executors' processes; else the image's own.",
+        type=_WordsType("UID[:GID]", user),
+    ),
+    SettingOption(
+        "ulimit",
+        "containers.ulimits",
+        "A limit of executors' processes, such as nofile=65536. Repeatable.",
+        type=_ListedType("NAME=SOFT[:HARD]", ulimit),
+        multiple=True,
+    ),
+    SettingOption("shm-size", "containers.shm_bytes", "Size of executors' /dev/shm.", type=_SIZE),
+    SettingOption(
+        "pids-limit",
+        "containers.pids_limit",
+        "The most processes and threads of an executor; else the job's own limit.",
+        type=_WordsType("N", count),
+    ),
+    SettingOption(
+        "mount",
+        "containers.extra_mounts",
+        "A directory or file of the Docker host's for every executor, read-only unless :rw. Repeatable.",
+        type=_ListedType("HOST:CONTAINER[:ro|rw]", _extra_mount),
+        multiple=True,
+        metavar="HOST:CONTAINER[:ro|rw]",
+    ),
+    SettingOption(
+        "init", "containers.init", "Run executors under the engine's init, which hands signals on to them."
+    ),
+    SettingOption(
+        "executor-timeout",
+        "containers.timeout_seconds",
+        "How long each executor may take; then it is stopped and the task ends with 124.",
+        type=_TIME_LIMIT,
+    ),
+    SettingOption(
+        "allow-parameter",
+        "containers.allowed_parameters",
+        f"Let a task's backend_parameters set this for its executors: {', '.join(KNOWN_PARAMETERS)}. Repeatable.",
+        type=_ListedType("NAME", _parameter),
+        multiple=True,
+    ),
+)
+"""How executors' containers are made, where the operator wants it otherwise than by default."""
+
+LIMITS = (
+    SettingOption(
+        "timeout",
+        "stops.timeout_seconds",
+        "How long the task may take; then it is stopped and ends with 124.",
+        type=_TIME_LIMIT,
+    ),
+    SettingOption(
+        "stop-timeout",
+        "stops.stop_seconds",
+        "From a stop signal to our end, logs and outputs saved; Batch kills after 30 s.",
+        type=_DURATION,
+    ),
+    SettingOption(
+        "sweep-after",
+        "work.sweep_seconds",
+        "How long the leavings of dead runners stay in --work-dir.",
+        type=_DURATION,
+    ),
+    SettingOption(
+        "watchdog",
+        "containers.watchdog",
+        "Watch over the runner from outside, so that its containers end with it even when it is killed.",
+    ),
+)
+
+FILL_IN_URLS = SettingOption(
+    "fill-in-urls",
+    "fill_in_urls",
+    "Fill in {array_index}, {job_id} and {attempt} in the task's URLs, as in --result and --events.",
+)
+
 LEAVE_WORK_DIR = SettingOption(
     "leave-work-dir", "work.leave_work_dir", "Keep the task's files afterwards, to look at."
 )
@@ -223,7 +324,7 @@ PROGRESS = SettingOption(
     "progress-seconds",
     "logs.progress_seconds",
     "Least time between two progress events in the JSON log.",
-    type=_SecondsType(),
+    type=_DURATION,
 )
 
 LOG_FORMAT = click.Option(
@@ -255,7 +356,7 @@ RUNNING = (
         "log-update-seconds",
         "logs.update_seconds",
         "Least time between two stream events of an executor; 0: one at its end.",
-        type=_SecondsType(),
+        type=_DURATION,
     ),
     PROGRESS,
     LEAVE_WORK_DIR,
@@ -272,7 +373,7 @@ RUNNING = (
         "stop-grace-seconds",
         "containers.stop_grace_seconds",
         "Time between a container's stop signal and SIGKILL when the task is stopped.",
-        type=_SecondsType(),
+        type=_DURATION,
     ),
 )
 
@@ -288,12 +389,12 @@ TRANSFER = (
         "bandwidth",
         "transfer.bandwidth_bytes_per_second",
         "The most bytes per second, all connections together: 10MB, 1.5GiB, 8000000.",
-        type=_SizeType(per_second=True),
+        type=_BANDWIDTH,
     ),
     SettingOption(
         "memory",
         "transfer.memory_bytes",
         "The most memory for bytes on their way; it limits the connections.",
-        type=_SizeType(),
+        type=_SIZE,
     ),
 )

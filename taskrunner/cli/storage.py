@@ -19,9 +19,9 @@ import click
 
 from taskrunner.cli.naming import Selection, Source, local_text, source_of
 from taskrunner.cli.options import S3, TRANSFER, settings_from
-from taskrunner.cli.stopping import until_stopped
 from taskrunner.cli.telling import tell_line
 from taskrunner.errors import ExitCode, UsageError, one_line
+from taskrunner.stopping import until_stopped
 from taskrunner.urls import StoreKind, store_kind
 
 if TYPE_CHECKING:

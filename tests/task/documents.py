@@ -8,25 +8,28 @@ import pytest
 
 from taskrunner.document import LoadedTask, parse_task
 from taskrunner.errors import InvalidTaskError
+from taskrunner.settings import ContainerSettings
 
 EXECUTOR = {"image": "busybox", "command": ["true"]}
+PLAIN = ContainerSettings()
 
 
-def load(**fields: object) -> LoadedTask:
+def load(containers: ContainerSettings = PLAIN, /, **fields: object) -> LoadedTask:
     """The task of a document with these fields, and one harmless executor unless told otherwise."""
-    return load_text(json.dumps({"executors": [EXECUTOR]} | fields))
+    return load_text(json.dumps({"executors": [EXECUTOR]} | fields), containers)
 
 
-def load_text(text: str) -> LoadedTask:
-    return parse_task(text.encode("utf-8", "surrogatepass"), new_id=lambda: "made-up-id")
+def load_text(text: str, containers: ContainerSettings = PLAIN) -> LoadedTask:
+    document = text.encode("utf-8", "surrogatepass")
+    return parse_task(document, new_id=lambda: "made-up-id", containers=containers)
 
 
-def mistakes(**fields: object) -> list[str]:
+def mistakes(containers: ContainerSettings = PLAIN, /, **fields: object) -> list[str]:
     """Every mistake in such a document, as it is told."""
-    return mistakes_in_text(json.dumps({"executors": [EXECUTOR]} | fields))
+    return mistakes_in_text(json.dumps({"executors": [EXECUTOR]} | fields), containers)
 
 
-def mistakes_in_text(text: str) -> list[str]:
+def mistakes_in_text(text: str, containers: ContainerSettings = PLAIN) -> list[str]:
     with pytest.raises(InvalidTaskError) as caught:
-        load_text(text)
+        load_text(text, containers)
     return [str(mistake) for mistake in caught.value.mistakes]

@@ -89,7 +89,8 @@ def _executor(**fields: object) -> dict[str, Any]:
             {"resources": {"backend_parameters": {"VmSize": "x"}, "backend_parameters_strict": True}},
             (
                 "resources.backend_parameters.VmSize: expected only parameters that this runner knows, since "
-                "backend_parameters_strict is true: it knows none"
+                "backend_parameters_strict is true: it knows executor_timeout, init, network, pids_limit, "
+                "shm_size, ulimits, user"
             ),
         ),
         ({"resources": {"cpu_cores": -1}}, "resources.cpu_cores: expected 0 or more, got -1"),
