@@ -23,20 +23,25 @@ _DIRECTORIES = ("bin", "usr/bin", "tmp", "dev", "proc", "sys", "etc")
 
 def packed() -> bytes:
     """The tar: busybox, its applets as links, `/tmp` for everybody."""
-    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name in _DIRECTORIES:
-            directory = tarfile.TarInfo(name)
-            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
-            tar.addfile(directory)
-        add_program(tar, "bin/busybox")
-        for applet in applets:
-            if applet != "busybox":
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
-                tar.addfile(link)
+        add_root(tar)
     return archive.getvalue()
+
+
+def add_root(tar: tarfile.TarFile) -> None:
+    """Put the whole root file system into a tar."""
+    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    for name in _DIRECTORIES:
+        directory = tarfile.TarInfo(name)
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+        tar.addfile(directory)
+    add_program(tar, "bin/busybox")
+    for applet in applets:
+        if applet != "busybox":
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
+            tar.addfile(link)
 
 
 def add_program(tar: tarfile.TarFile, name: str) -> None:

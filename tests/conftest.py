@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.engine import bare_image, busybox_image, docker_engine, locked_registry, open_registry
+from tests.engine import (
+    bare_image,
+    busybox_image,
+    docker_engine,
+    locked_registry,
+    open_registry,
+    runner_image,
+)
 from tests.servers import S3Server, moto_s3, rclone_s3, self_signed
 
-__all__ = ["bare_image", "busybox_image", "docker_engine", "locked_registry", "open_registry"]
+__all__ = [
+    "bare_image",
+    "busybox_image",
+    "docker_engine",
+    "locked_registry",
+    "open_registry",
+    "runner_image",
+]
 """The engine's fixtures, for every test below."""
 
 # The same examples on every machine, and no limit on the time of one: machines are slow now and then.
@@ -20,6 +36,22 @@ settings.register_profile(
     "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _alone_or_beside_others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked `alone` has the machine's engine for itself: another runner would do what is waited for.
+
+    All tests share one lock, and such a test takes it whole. Whoever waits stands at the gate, so that others
+    that come meanwhile wait behind.
+    """
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
+    places = Path(tempfile.gettempdir())
+    with (places / "taskrunner-test-alone.lock").open("w") as lock:
+        with (places / "taskrunner-test-gate.lock").open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(lock, kind)
+        yield
 
 
 @pytest.fixture(autouse=True)

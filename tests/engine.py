@@ -20,17 +20,19 @@ import tarfile
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from scripts import runner_image as images
 from scripts.busybox_image import BUSYBOX, ENVIRONMENT, add_program, packed
 
 REPOSITORY = "taskrunner-test/busybox"
 BARE_REPOSITORY = "taskrunner-test/bare"
+RUNNER_REPOSITORY = "taskrunner-test/runner"
 
 USER, PASSWORD = "porter", "open sesame"
 # bcrypt of PASSWORD, the one kind of hash docker-registry takes.
@@ -103,6 +105,17 @@ def bare_image(docker_engine: None) -> str:
     with tarfile.open(fileobj=archive, mode="w") as tar:
         add_program(tar, "busybox")
     return _imported(BARE_REPOSITORY, archive.getvalue(), 'ENTRYPOINT ["/busybox"]')
+
+
+@pytest.fixture(scope="session")
+def runner_image(docker_engine: None) -> str:
+    """An image of this checkout's runner, its entry point `taskrunner`, on this machine's own Python."""
+    _require_busybox()
+    base = images.base()
+    bare = _named(RUNNER_REPOSITORY, base.digest().encode(), *images.BASE_CHANGES)
+    _import_once(bare, lambda: images.packed_base(base), *images.BASE_CHANGES)
+    below = _built(RUNNER_REPOSITORY, images.packages(), bare)
+    return _built(RUNNER_REPOSITORY, images.runner(), below, *images.RUNNER_CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +213,35 @@ def _require_busybox() -> None:
 
 
 def _imported(repository: str, archive: bytes, change: str) -> str:
-    """The image of a tar, made once per content and machine, however many test processes want it."""
-    tag = hashlib.sha256(archive + change.encode()).hexdigest()[:12]
+    """The image of a tar, named after its content."""
+    image = _named(repository, archive, change)
+    _import_once(image, lambda: archive, change)
+    return image
+
+
+def _import_once(image: str, archive: Callable[[], bytes], *changes: str) -> None:
+    repository, _, tag = image.partition(":")
+    query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", one) for one in changes)]
+    _make_once(image, f"/images/create?{urllib.parse.urlencode(query)}", archive)
+
+
+def _built(repository: str, layer: images.Layer, below: str, *changes: str) -> str:
+    """The image of a layer on top of another image, named after its content."""
+    image = _named(repository, layer.digest().encode(), below, *changes)
+    _make_once(image, f"/build?t={image}", lambda: images.build_context(layer, below, changes))
+    return image
+
+
+def _named(repository: str, content: bytes, *further: str) -> str:
+    return f"{repository}:{hashlib.sha256(content + ''.join(further).encode()).hexdigest()[:12]}"
+
+
+def _make_once(image: str, request: str, archive: Callable[[], bytes]) -> None:
+    """Make an image once per machine, however many test processes want it."""
     with (Path(tempfile.gettempdir()) / "taskrunner-test-images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        status, _ = ask("GET", f"/images/{repository}:{tag}/json")
+        status, _ = ask("GET", f"/images/{image}/json")
         if status == 404:
-            query = urllib.parse.urlencode(
-                {"fromSrc": "-", "repo": repository, "tag": tag, "changes": change}
-            )
-            headers = {"Content-Type": "application/x-tar"}
-            status, body = ask("POST", f"/images/create?{query}", archive, headers)
+            status, body = ask("POST", request, archive(), {"Content-Type": "application/x-tar"})
             assert status == 200, body
             assert b'"error"' not in body, body
-    return f"{repository}:{tag}"

@@ -3,40 +3,54 @@
 The container is what Funnel's `docker run -i --read-only --rm … IMAGE ARGV` makes: the image's entry point is
 kept and the executor's command is its argument list, passed on as it is, with no shell between. Two things
 differ on purpose: a bind mount whose source is missing is an error (the `-v` of the docker command would make
-a directory of root's), and the engine keeps no log of its own, since every byte is read from it as it comes.
+a directory of root's), and the engine's own log is a bounded one, since every byte is read as it comes and the
+log is for going on after a break of the connection only.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from taskrunner.containers.labels import TASK_ID_LABEL, WORK_DIR_LABEL
+from taskrunner.settings import Network
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from taskrunner.containers.limits import Limits
+    from taskrunner.containers.surroundings import Surroundings
     from taskrunner.mounts import Mount
     from taskrunner.plan import Step
-    from taskrunner.settings import ContainerSettings
+    from taskrunner.settings import ContainerSettings, ExtraMount
 
-TASK_ID_LABEL = "taskrunner.task-id"
-"""On every container we make: whose it is."""
-WORK_DIR_LABEL = "taskrunner.work-dir"
-"""And where that task's directory is on the Docker host: only one live runner at a time owns it."""
+_GPUS_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 
 LONGEST_ARGUMENT_BYTES = 32 * 4096 - 1
 """Linux's limit for one argument or environment string, its final NUL aside (execve(2), MAX_ARG_STRLEN)."""
 
 
-def container_config(step: Step, settings: ContainerSettings, host_root: str) -> dict[str, object]:
+LOG_KEPT_BYTES = 128_000_000
+"""What the engine's log of an executor holds at least; it may take twice as much of the Docker host's disk."""
+_LOG_CONFIG = {
+    "Type": "local",  # the only one of the engine's that keeps bytes as they are
+    "Config": {"max-size": str(LOG_KEPT_BYTES), "max-file": "2", "compress": "false"},
+}
+
+
+def container_config(
+    step: Step, settings: ContainerSettings, surroundings: Surroundings, limits: Limits, host_root: str
+) -> dict[str, object]:
     """The body of the Engine API's `POST /containers/create` for a step.
 
-    `host_root` is the task's directory as the Docker host calls it.
+    `host_root` is the task's directory as the Docker host calls it. What nobody asks for is left out, so that
+    the engine's own defaults hold, as with a plain `docker run`.
     """
     has_stdin = step.stdin is not None
-    config: dict[str, object] = {
+    return {
         "Image": step.image,
         "Cmd": list(step.command),
-        "Env": [f"{name}={value}" for name, value in step.env],
-        "Labels": owner_labels(task_id(step), host_root),
+        "Env": [f"{name}={value}" for name, value in _environment(step, surroundings).items()],
+        "Labels": {**surroundings.labels, **owner_labels(task_id(step), host_root)},
         "Tty": False,
         "AttachStdout": True,
         "AttachStderr": True,
@@ -46,13 +60,56 @@ def container_config(step: Step, settings: ContainerSettings, host_root: str) ->
         "StdinOnce": has_stdin,
         "HostConfig": {
             "ReadonlyRootfs": settings.read_only_root,
-            "Mounts": [bind_mount(mount) for mount in step.mounts],
-            "LogConfig": {"Type": "none"},
+            "Mounts": [*map(bind_mount, step.mounts), *map(bind_mount, settings.extra_mounts)],
+            "LogConfig": _LOG_CONFIG,
+            **_told({**_identity(settings), **_resources(limits, surroundings)}),
         },
+        **_told({"WorkingDir": step.workdir, "User": settings.user}),
     }
-    if step.workdir is not None:
-        config["WorkingDir"] = step.workdir
-    return config
+
+
+def _environment(step: Step, surroundings: Surroundings) -> dict[str, str]:
+    """The surroundings' variables, and over them the task's, but for the one that would choose other GPUs."""
+    variables = {**dict(surroundings.environment), **dict(step.env)}
+    if surroundings.gpus:
+        variables.pop(_GPUS_VARIABLE, None)  # the engine sets it from the device request
+    return variables
+
+
+def _identity(settings: ContainerSettings) -> dict[str, object]:
+    """What the operator wants otherwise than the engine does by default."""
+    ulimits = {one.name: one for one in settings.ulimits}  # the last of a name counts
+    return {
+        "NetworkMode": None if settings.network is Network.BRIDGE else settings.network.value,
+        "Ulimits": [{"Name": one.name, "Soft": one.soft, "Hard": one.hard} for one in ulimits.values()],
+        "ShmSize": settings.shm_bytes,
+        "Init": settings.init,
+    }
+
+
+def _resources(limits: Limits, surroundings: Surroundings) -> dict[str, object]:
+    """The share of the machine; memory and swap together may be what memory may be, so there is no swap."""
+    return {
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "NanoCpus": None if limits.cpus is None else round(limits.cpus * 1e9),
+        "PidsLimit": limits.pids,
+        "CgroupParent": surroundings.cgroup_parent,
+        "DeviceRequests": _device_requests(surroundings.gpus),
+    }
+
+
+def _device_requests(gpus: tuple[str, ...]) -> list[dict[str, object]]:
+    """The job's own GPUs and no others; `all` stands for whatever the host has."""
+    if not gpus:
+        return []
+    which: dict[str, object] = {"Count": -1} if gpus == ("all",) else {"DeviceIDs": list(gpus)}
+    return [{"Driver": "nvidia", **which, "Capabilities": [["gpu"]]}]
+
+
+def _told(values: Mapping[str, object]) -> dict[str, object]:
+    """Those that say something: no None, nothing empty, no false, no 0."""
+    return {name: value for name, value in values.items() if value}
 
 
 def owner_labels(task_id: str, host_root: str) -> dict[str, str]:
@@ -65,7 +122,7 @@ def task_id(step: Step) -> str:
     return step.container_name.removesuffix(f"-{step.index}")
 
 
-def bind_mount(mount: Mount) -> dict[str, object]:
+def bind_mount(mount: Mount | ExtraMount) -> dict[str, object]:
     """One mount in the engine's words; `Mounts` refuses a missing source, which `Binds` would create."""
     return {
         "Type": "bind",
@@ -75,7 +132,9 @@ def bind_mount(mount: Mount) -> dict[str, object]:
     }
 
 
-def give_back_config(image: str, host_root: str, uid: int, gid: int, task: str) -> dict[str, object]:
+def give_back_config(
+    image: str, host_root: str, uid: int, gid: int, labels: Mapping[str, str]
+) -> dict[str, object]:
     """A container that makes everything below a task's directory belong to `uid`:`gid`, and nothing else.
 
     `-h` changes links themselves; without `-L` or `-H` none is followed.
@@ -88,7 +147,7 @@ def give_back_config(image: str, host_root: str, uid: int, gid: int, task: str) 
         "User": "0:0",
         "WorkingDir": "/",
         "NetworkDisabled": True,
-        "Labels": owner_labels(task, host_root),
+        "Labels": dict(labels),
         "HostConfig": {
             "ReadonlyRootfs": True,
             "NetworkMode": "none",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from taskrunner.containers.convert import give_back_config
+from taskrunner.containers.convert import give_back_config, owner_labels
 from taskrunner.containers.lifetime import StartFailedError, created, start
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
 from taskrunner.events import OwnershipNotChanged
@@ -28,6 +28,7 @@ async def give_back(
     engine: Engine,
     host_root: str,
     *,
+    labels: Mapping[str, str],
     task_id: str,
     images: Iterable[str],
     uid: int,
@@ -44,7 +45,9 @@ async def give_back(
     try:
         async with asyncio.timeout(limit_seconds):
             for image in dict.fromkeys(images):
-                config = give_back_config(image, host_root, uid, gid, task_id)
+                config = give_back_config(
+                    image, host_root, uid, gid, {**labels, **owner_labels(task_id, host_root)}
+                )
                 reason = await _run_once(engine, f"{task_id}-give-back", config, reporter)
                 if reason is None:
                     return True

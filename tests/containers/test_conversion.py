@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,15 @@ from taskrunner.containers.convert import (
     LONGEST_ARGUMENT_BYTES,
     container_config,
     give_back_config,
+    owner_labels,
     start_failure_code,
     too_long,
 )
+from taskrunner.containers.limits import NO_LIMITS, Limits
+from taskrunner.containers.surroundings import Surroundings
 from taskrunner.mounts import Mount
 from taskrunner.plan import Step
-from taskrunner.settings import ContainerSettings
+from taskrunner.settings import ContainerSettings, ExtraMount, Network, Ulimit
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -47,16 +51,68 @@ FULL = dataclasses.replace(
 )
 
 
+OPERATORS = ContainerSettings(
+    network=Network.NONE,
+    user="1000:100",
+    ulimits=(Ulimit("nofile", 1024, 4096), Ulimit("core", 0, 0), Ulimit("nofile", 1, 2)),
+    shm_bytes=2**30,
+    extra_mounts=(ExtraMount("/ref", "/data/ref"), ExtraMount("/cache", "/cache", read_only=False)),
+    init=True,
+)
+JOBS = Surroundings(
+    labels={"taskrunner.job-id": "j"},
+    cgroup_parent="/ecs/t/c",
+    environment=(("B", "the job's"), ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/x")),
+)
+DEFAULTS, NOWHERE = ContainerSettings(), Surroundings()
+LIMITS = Limits(memory_bytes=2**30, cpus=1.5, pids=100)
+
+
+def config_of(
+    step: Step = PLAIN,
+    settings: ContainerSettings = DEFAULTS,
+    surroundings: Surroundings = NOWHERE,
+    limits: Limits = NO_LIMITS,
+) -> dict[str, Any]:
+    return container_config(step, settings, surroundings, limits, "/host/abc-def")
+
+
 @pytest.mark.parametrize(
     ("golden", "config"),
     [
-        ("plain", container_config(PLAIN, ContainerSettings(), "/host/abc-def")),
-        ("full", container_config(FULL, ContainerSettings(read_only_root=False), "/host/abc-def")),
-        ("give-back", give_back_config("ubuntu", "/host/abc-def", 1000, 100, "abc-def")),
+        ("plain", config_of()),
+        ("full", config_of(FULL, ContainerSettings(read_only_root=False))),
+        ("limited", config_of(FULL, OPERATORS, JOBS, LIMITS)),
+        ("gpus", config_of(surroundings=Surroundings(gpus=("GPU-1", "GPU-2")))),
+        (
+            "give-back",
+            give_back_config("ubuntu", "/host/abc-def", 1000, 100, owner_labels("abc-def", "/host/abc-def")),
+        ),
     ],
 )
 def test_the_engine_gets_exactly_this(golden: str, config: dict[str, object]) -> None:
     assert config == json.loads((GOLDENS / f"{golden}.json").read_text())
+
+
+@pytest.mark.parametrize(("network", "mode"), [("bridge", None), ("none", "none"), ("host", "host")])
+def test_a_bridge_is_what_the_engine_gives_anyway(network: str, mode: str | None) -> None:
+    config = config_of(settings=ContainerSettings(network=Network(network)))
+    assert config["HostConfig"].get("NetworkMode") == mode
+
+
+def test_all_gpus_are_told_by_a_count() -> None:
+    (request,) = config_of(surroundings=Surroundings(gpus=("all",)))["HostConfig"]["DeviceRequests"]
+    assert request == {"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}
+
+
+def test_a_task_cannot_choose_gpus_that_are_not_the_jobs() -> None:
+    step = dataclasses.replace(PLAIN, env=(("NVIDIA_VISIBLE_DEVICES", "all"), ("A", "1")))
+    assert config_of(step, surroundings=Surroundings(gpus=("GPU-1",)))["Env"] == ["A=1"]
+
+
+def test_a_variable_of_the_jobs_yields_to_the_tasks_own() -> None:
+    surroundings = Surroundings(environment=(("A", "job"), ("C", "job")))
+    assert config_of(FULL, surroundings=surroundings)["Env"] == ["A=", "C=job", "B=2=2"]
 
 
 @pytest.mark.parametrize(

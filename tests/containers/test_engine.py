@@ -62,7 +62,7 @@ QUESTIONS: list[Callable[[Engine], Awaitable[object]]] = [
     lambda engine: engine.inspect("x"),
     lambda engine: engine.kill("x"),
     lambda engine: engine.remove("x"),
-    lambda engine: engine.labelled({"a": "b"}),
+    lambda engine: engine.labelled("a"),
 ]
 
 

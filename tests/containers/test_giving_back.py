@@ -43,7 +43,7 @@ GIVE_BACK = """
 async def main(root, image, name):
     async with Engine() as engine:
         done = await give_back(
-            engine, root, task_id=name, images=[image], uid=uid, gid=gid, reporter=SilentReporter()
+            engine, root, labels={}, task_id=name, images=[image], uid=uid, gid=gid, reporter=SilentReporter()
         )
     text = (Path(root) / "work/private/file").read_text()
     shutil.rmtree(Path(root) / "work")
@@ -87,6 +87,7 @@ async def test_everything_changes_hands_and_no_link_is_followed(task: Task, tmp_
     done = await give_back(
         task.engine,
         str(root),
+        labels={},
         task_id=task.task_id,
         images=[task.image],
         uid=NOBODY.pw_uid,
@@ -105,6 +106,7 @@ async def test_the_first_image_that_has_chown_does_it(task: Task, bare_image: st
     done = await give_back(
         task.engine,
         str(task.workdir.root),
+        labels={},
         task_id=task.task_id,
         images=[bare_image, task.image],
         uid=NOBODY.pw_uid,
@@ -121,7 +123,7 @@ async def test_without_any_chown_there_is_a_warning(engine: Engine, bare_image: 
     reporter = Recorder()
     name = f"test-{secrets.token_hex(6)}"
     done = await give_back(
-        engine, str(tmp_path), task_id=name, images=[bare_image], uid=1, gid=1, reporter=reporter
+        engine, str(tmp_path), labels={}, task_id=name, images=[bare_image], uid=1, gid=1, reporter=reporter
     )
 
     assert not done
@@ -144,6 +146,7 @@ async def test_an_engine_that_fails_meanwhile_is_a_warning(
         done = await give_back(
             task.engine,
             str(task.workdir.root),
+            labels={},
             task_id=task.task_id,
             images=[task.image],
             uid=NOBODY.pw_uid,
@@ -166,6 +169,7 @@ async def test_a_chown_that_does_not_end_is_killed_and_told(
     done = await give_back(
         task.engine,
         str(task.workdir.root),
+        labels={},
         task_id=task.task_id,
         images=[task.image],
         uid=NOBODY.pw_uid,
