@@ -7,6 +7,10 @@ says a live runner owns this task) and files in the making, so that nothing appe
 Executors can leave anything behind, symbolic links above all. A link means what it meant in the container: an
 absolute target starts at the container's root, which here is `T`. `resolve` follows links by that rule and
 refuses those that lead out of what the task mounted; no other module follows links inside `T`.
+
+A killed runner leaves both behind. They are swept by a later one, whatever its task, when nobody holds the lease
+and its file has shown no sign of life for long (a live runner gives one each minute, for file systems where a
+lock is seen on one machine only). What was left on purpose stays: its lease file is empty.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import os
 import secrets
 import shutil
 import stat
+import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +31,11 @@ from typing import TYPE_CHECKING
 from taskrunner.errors import InputMissingError, TransferIOError, TransientError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator
 
 _LEASE = "taskrunner-lease"
+_AT_WORK = b"a runner is, or died, at work here\n"
+_SIGN_SECONDS = 60.0
 _MOST_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 
 
@@ -124,6 +131,8 @@ class Lease:
     keep_for_retry: bool = False
     """Whether inputs that another attempt can go on with are to stay when the lease ends. Journals of uploads
     always do: each stands for one that is still open."""
+    stays: bool = True
+    """Whether the task's directory, where it is still there when the lease ends, was left on purpose."""
 
 
 @contextmanager
@@ -144,18 +153,42 @@ def leased(root: Path) -> Iterator[Lease]:
         ) from error
     lease = Lease(workdir)
     try:
-        yield lease
+        with _signs_of_life(lock):
+            yield lease
     finally:
-        _end(lease, lock, stays=False)
+        _end(lease, lock, to_be_leased_again=False)
 
 
-def _end(lease: Lease, lock: int, *, stays: bool) -> None:
-    """Give a lease up. With nothing left to go on with, the staging directory `stays` only to say whose it is."""
+@contextmanager
+def _signs_of_life(lock: int) -> Iterator[None]:
+    """Show that the lease's holder lives, for as long as the context lasts."""
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(_SIGN_SECONDS):
+            with suppress(OSError):  # nobody but a sweep misses it, and that not before long
+                os.utime(lock)
+
+    showing = threading.Thread(target=show, name="signs of life", daemon=True)
+    showing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        showing.join()  # or it might touch whatever gets the number of the closed file
+
+
+def _end(lease: Lease, lock: int, *, to_be_leased_again: bool) -> None:
+    """Give a lease up. The staging directory stays if it holds what can be gone on with, or to say whose it is."""
     workdir = lease.workdir
     if not lease.keep_for_retry:
         shutil.rmtree(workdir.resumable_inputs, ignore_errors=True)
     _sweep(workdir)
-    if not (stays or _has_any(workdir.resumable_inputs) or _has_any(workdir.resumable_outputs)):
+    is_there = os.path.lexists(workdir.root)
+    if is_there and lease.stays:
+        os.ftruncate(lock, 0)
+    told_apart = is_there and (to_be_leased_again or not lease.stays)
+    if not (told_apart or _has_any(workdir.resumable_inputs) or _has_any(workdir.resumable_outputs)):
         shutil.rmtree(workdir.staging, ignore_errors=True)
     os.close(lock)
 
@@ -221,9 +254,79 @@ def reserved(root: Path, *, empty: bool) -> Iterator[Lease]:
         ) from error
     lease = Lease(workdir)
     try:
-        yield lease
+        with _signs_of_life(lock):
+            yield lease
     finally:
-        _end(lease, lock, stays=os.path.lexists(root))
+        _end(lease, lock, to_be_leased_again=True)
+
+
+@dataclass(slots=True)
+class Abandoned:
+    """What a dead runner left, ours to remove."""
+
+    workdir: WorkDir
+    _lock: int
+
+    def remove(self, stopped: threading.Event) -> OSError | None:
+        """Remove the directory, but for journals of uploads that are still open, and give it up. Blocking.
+
+        Returns the first reason why something else is left; the next sweep that tries again is a long one off.
+        """
+        errors: list[OSError] = []
+        try:
+            os.utime(self._lock)
+            for path in (self.workdir.root, self.workdir.resumable_inputs):
+                if os.path.lexists(path):
+                    remove_tree(path, lambda _path, error: errors.append(error), stopped)
+            _sweep(self.workdir)
+            if not (errors or stopped.is_set() or _has_any(self.workdir.resumable_outputs)):
+                shutil.rmtree(self.workdir.staging)
+        except OSError as error:
+            errors.append(error)
+        finally:
+            self.give_up()
+        return errors[0] if errors else None
+
+    def give_up(self) -> None:
+        """Leave it as it is, to a later sweep."""
+        os.close(self._lock)
+
+
+def abandoned(work_dir: Path, quiet_seconds: float) -> Iterator[Abandoned]:
+    """What dead runners left in `work_dir` and have shown no sign of life in for `quiet_seconds`.
+
+    Each one that comes is ours from then on, to be removed or given up. Raises OSError where `work_dir` can't be
+    read.
+    """
+    with os.scandir(work_dir) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.startswith("."))
+    for name in names:
+        if name[1:2] not in ("", "."):  # no task's id begins with a dot
+            workdir = _work_dir(work_dir / name[1:])
+            lock = _taken_over(workdir, quiet_seconds)
+            if lock is not None:
+                yield Abandoned(workdir, lock)
+
+
+def _taken_over(workdir: WorkDir, quiet_seconds: float) -> int | None:
+    """The lease, locked, of what a dead runner left; None where that is not so, or not for so long."""
+
+    def is_abandoned(lease: os.stat_result) -> bool:
+        on_purpose = lease.st_size == 0 and os.path.lexists(workdir.root)
+        return not on_purpose and time.time() - lease.st_mtime >= quiet_seconds
+
+    try:
+        _require_own(workdir.staging)
+        # Looked at before it is locked: for somebody who wants it now, no lock of ours may be in the way.
+        if not is_abandoned((workdir.staging / _LEASE).lstat()):
+            return None
+        lock = _locked(workdir, 0)
+    except (_NotOursError, OSError):
+        return None
+    if is_abandoned(os.fstat(lock)):
+        return lock
+    os.close(lock)
+    return None
 
 
 class _NotOursError(Exception):
@@ -257,6 +360,8 @@ def _lease(candidate: WorkDir, *, empty: bool) -> int:
     if empty and not _cleared(candidate.root):
         os.close(lease)
         raise _NotOursError(f"what is left in {candidate.root} is not ours to remove")
+    if empty:
+        os.pwrite(lease, _AT_WORK, 0)
     _sweep(candidate)
     return lease
 

@@ -1,24 +1,24 @@
 """From create to remove: a container that can't be left behind, whenever its step is cancelled or fails.
 
-Its name is the plan's, `<taskID>-<index>`. What a dead runner of the same task left under that name goes before
-the first step (`remove_orphans`); where the name is taken all the same (one task run twice on one host), ours
-gets a suffix.
+Its name is the plan's, `<taskID>-<index>`; where that is taken (one task run twice on one host, or what a dead
+runner left is still there) ours gets a suffix.
 """
 
 from __future__ import annotations
 
 import secrets
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from taskrunner.containers.convert import owner_labels, start_failure_code
-from taskrunner.containers.engine import RefusedError
+from taskrunner.containers.convert import start_failure_code
+from taskrunner.containers.engine import RefusedError, persistently
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
-from taskrunner.events import ContainerNotRemoved, ContainerOrphanRemoved
+from taskrunner.events import ContainerNotRemoved
 from taskrunner.shielded import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from taskrunner.containers.engine import Engine
     from taskrunner.events import Reporter
@@ -59,36 +59,32 @@ async def created(
             await to_the_end(removing, name=f"remove {name}", limit_seconds=_LIMIT_SECONDS)
 
 
-async def remove_orphans(engine: Engine, task_id: str, host_root: str, reporter: Reporter) -> None:
-    """Remove every container, running or not, that an earlier runner left in this task's directory.
+async def start(engine: Engine, container: str, gpus: Sequence[str] = ()) -> None:
+    """Start a container that asks for `gpus`.
 
-    `host_root` is that directory as the Docker host calls it. To be called once, by the runner that holds the
-    lease of it and has made no container yet: the lease proves that theirs is dead. A live runner of the same
-    task has another directory.
-
-    Raises EngineUnavailableError where the engine does not answer.
+    Raises:
+        StartFailedError: the image has no such command, or can't execute it.
+        EngineUnavailableError: the Docker host can't hand GPUs to containers.
     """
-    for container, name in await engine.labelled(owner_labels(task_id, host_root)):
-        if await _remove(engine, container, name, reporter, 0):
-            reporter.report(ContainerOrphanRemoved(container=name))
-
-
-async def start(engine: Engine, container: str) -> None:
-    """Start a container. Raises StartFailedError: the image has no such command, or can't execute it."""
     try:
-        await engine.start(container)
+        # Starting what runs already does nothing, so an answer that was lost does no harm.
+        await persistently(partial(engine.start, container), _LIMIT_SECONDS)
     except RefusedError as error:
+        if "could not select device driver" in error.words:
+            raise EngineUnavailableError(
+                f"the Docker engine can't give executors the job's GPUs ({', '.join(gpus)}): {error.words}; "
+                "the NVIDIA container toolkit has to be installed on the Docker host, as in the ECS "
+                "GPU-optimized AMI"
+            ) from error
         raise StartFailedError(start_failure_code(error.words), error.words) from error
 
 
-async def _remove(engine: Engine, container: str, name: str, reporter: Reporter, index: int) -> bool:
+async def _remove(engine: Engine, container: str, name: str, reporter: Reporter, index: int) -> None:
     try:
-        await engine.remove(container)
+        await persistently(partial(engine.remove, container), _LIMIT_SECONDS)
     except EngineUnavailableError as error:
         # The step's own outcome counts; what stays on the host is told.
         reporter.report(ContainerNotRemoved(index=index, container=name, error=str(error)))
-        return False
-    return True
 
 
 async def _create(engine: Engine, name: str, config: Mapping[str, object]) -> str:
