@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from taskrunner.containers.capture import StepFiles, open_files
 from taskrunner.containers.convert import container_config, too_long
-from taskrunner.containers.engine import RefusedError
+from taskrunner.containers.ending import ENGINE_SECONDS, end, ended_or_out_of_time, look_at_memory
+from taskrunner.containers.engine import PATIENCE_SECONDS, persistently
+from taskrunner.containers.following import Follower
 from taskrunner.containers.lifetime import StartFailedError, created, start
 from taskrunner.containers.streams import OutputTeller
 from taskrunner.errors import EngineUnavailableError, TaskrunnerError, the_error_in
@@ -41,15 +43,16 @@ from taskrunner.shielded import to_the_end
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from taskrunner.containers.engine import ContainerStdin, Engine, StreamName
+    from taskrunner.containers.engine import Engine, StreamName
+    from taskrunner.containers.limits import Limits
+    from taskrunner.containers.surroundings import Surroundings
     from taskrunner.events import Reporter
     from taskrunner.plan import Step
     from taskrunner.settings import Settings
+    from taskrunner.stopping import Stops
     from taskrunner.workdir import WorkDir
 
 _METADATA_SECONDS = 3.0
-_ENGINE_SECONDS = 3.0
-"""How long one call to the engine may take while we are being stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,11 @@ class StepResult:
     """The last `tail_bytes` of it, as `stderr`."""
     stderr: str
     oom_killed: bool = False
+    """Whether the kernel killed it, or one of its processes, for want of memory; its exit code may be any."""
+    timed_out: bool = False
+    """Whether it was stopped since it took longer than the operator allows."""
     error: str | None = None
-    """Why there is no exit code, why the container could not be started, or that it ran out of memory."""
+    """Why there is no exit code, why the container could not be started, or that it ran out of memory or time."""
 
 
 @dataclass(slots=True)
@@ -75,6 +81,7 @@ class _Outcome:
 
     exit_code: int | None = None
     oom_killed: bool = False
+    timed_out: bool = False
     error: str | None = None
 
 
@@ -85,6 +92,9 @@ async def run_step(
     workdir: WorkDir,
     settings: Settings,
     reporter: Reporter,
+    surroundings: Surroundings,
+    limits: Limits,
+    stops: Stops,
     image_ready: Awaitable[None],
     on_end: Callable[[StepResult], None] = lambda _result: None,
 ) -> StepResult:
@@ -93,10 +103,20 @@ async def run_step(
     Raises:
         InputMissingError, OutputFailedError, TransferIOError: its stdin, stdout or stderr file can't be used.
         ImageUnavailableError: as `image_ready` raises it.
-        EngineUnavailableError: the engine went away.
+        TransientError: the engine went away while the container ran, and what it did can't be vouched for.
+        EngineUnavailableError: the engine went away before.
         CancelledError: when cancelled, after the container was stopped and removed and its last output told.
     """
-    run = _Run(engine, step, settings, reporter, host_path(workdir.root, settings.work.host_paths))
+    run = _Run(
+        engine,
+        step,
+        settings,
+        reporter,
+        surroundings,
+        limits,
+        stops,
+        host_path(workdir.root, surroundings.host_paths),
+    )
     files = await _opened(step, workdir, reporter)
     outcome = _Outcome()
     begun_ns = time.time_ns()
@@ -120,7 +140,7 @@ async def _opened(step: Step, workdir: WorkDir, reporter: Reporter) -> StepFiles
     files = StepFiles()
     opening = asyncio.to_thread(open_files, files, workdir, step)
     try:
-        await to_the_end(opening, name="open log files", limit_seconds=_ENGINE_SECONDS)
+        await to_the_end(opening, name="open log files", limit_seconds=ENGINE_SECONDS)
     except BaseException as error:
         await files.close()
         if isinstance(error, TaskrunnerError):
@@ -137,6 +157,9 @@ class _Run:
     step: Step
     settings: Settings
     reporter: Reporter
+    surroundings: Surroundings
+    limits: Limits
+    stops: Stops
     host_root: str
     """The task's directory as the Docker host calls it."""
     teller: OutputTeller = field(init=False)
@@ -152,7 +175,7 @@ class _Run:
 
     async def to_its_end(self, files: StepFiles, image_ready: Awaitable[None], outcome: _Outcome) -> None:
         """Everything between the start time and the end time; `files` are closed at the end."""
-        closing = partial(to_the_end, name="close captures", limit_seconds=_ENGINE_SECONDS)
+        closing = partial(to_the_end, name="close captures", limit_seconds=ENGINE_SECONDS)
         try:
             await image_ready
             command = docker_run_command(self.step, read_only_root=self.settings.containers.read_only_root)
@@ -167,7 +190,9 @@ class _Run:
 
     async def _run(self, files: StepFiles, outcome: _Outcome) -> None:
         """The container's life, or why it has none."""
-        config = container_config(self.step, self.settings.containers, self.host_root)
+        config = container_config(
+            self.step, self.settings.containers, self.surroundings, self.limits, self.host_root
+        )
         try:
             if reason := too_long(self.step):
                 raise StartFailedError(126, reason)
@@ -195,68 +220,68 @@ class _Run:
             stdout=self.teller.tail("stdout"),
             stderr=self.teller.tail("stderr"),
             oom_killed=outcome.oom_killed,
+            timed_out=outcome.timed_out,
             error=outcome.error,
         )
 
     # --- the container
 
     async def _follow_or_stop(self, container: str, files: StepFiles, outcome: _Outcome) -> None:
-        """Start the container and follow it to its end; when cancelled, stop it and hear it out."""
+        """Start the container and follow it to its end; when cancelled or out of time, stop it and hear it out."""
         started = asyncio.Event()
+        limit_seconds = self.settings.containers.timeout_seconds
         following = asyncio.create_task(self._follow(container, files, started), name="follow container")
         try:
             # Not awaited itself: its output is still wanted when we are cancelled.
-            await asyncio.wait([following])
+            await ended_or_out_of_time(following, started, limit_seconds)
         except asyncio.CancelledError:
-            limit = self.settings.containers.stop_grace_seconds + 4 * _ENGINE_SECONDS
-            stopping = self._stop(container, following, running=started.is_set())
-            await to_the_end(stopping, name="stop container", limit_seconds=limit)
+            await self._stopped(container, following, running=started.is_set())
             raise
-        outcome.exit_code = following.result()
-        with suppress(RefusedError):
-            outcome.oom_killed = (await self.engine.inspect(container)).oom_killed
-        # The kernel may have killed one process of many, and the command got over it.
-        if outcome.oom_killed and outcome.exit_code != 0:
-            outcome.error = "the container ran out of memory"
+        if following.done():
+            outcome.exit_code = following.result()
+            memory = await look_at_memory(self.engine, container, outcome.exit_code, self.limits.memory_from)
+            outcome.oom_killed, outcome.error = memory.killed, memory.error
+            return
+        await self._stopped(container, following, running=True)
+        outcome.timed_out = True
+        outcome.error = f"it did not end within {limit_seconds:g} s (--executor-timeout)"
+        outcome.exit_code = None if following.cancelled() else following.result()
+
+    async def _stopped(self, container: str, following: asyncio.Task[int], *, running: bool) -> None:
+        """Stop a container (removing it is still to come) and take its last output, in bounded time."""
+        limit_seconds = self.settings.containers.stop_grace_seconds + 4 * ENGINE_SECONDS
+        stopping = self._stop(container, following, running=running)
+        await to_the_end(stopping, name="stop container", limit_seconds=limit_seconds)
 
     async def _stop(self, container: str, following: asyncio.Task[int], *, running: bool) -> None:
-        """Stop a container (removing it is still to come) and take its last output, in bounded time."""
         if running:
             name = self.step.container_name
             self.reporter.report(StoppingContainer(index=self.step.index, container=name))
-            await self._end(container)
-            await asyncio.wait([following], timeout=_ENGINE_SECONDS)
+            await end(self.engine, container, self.settings.containers.stop_grace_seconds, self.stops)
+            await asyncio.wait([following], timeout=ENGINE_SECONDS)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
-    async def _end(self, container: str) -> None:
-        grace_seconds = self.settings.containers.stop_grace_seconds
-        try:
-            async with asyncio.timeout(grace_seconds + _ENGINE_SECONDS):
-                await self.engine.stop(container, grace_seconds)
-        except (TimeoutError, EngineUnavailableError):
-            # What the engine still does not do now, the removal will try, and tell if it can't.
-            with suppress(TimeoutError, EngineUnavailableError):
-                async with asyncio.timeout(_ENGINE_SECONDS):
-                    await self.engine.kill(container)
-
     async def _follow(self, container: str, files: StepFiles, started: asyncio.Event) -> int:
         """Start the container, take its output until it ends, and return its exit code."""
-        async with AsyncExitStack() as attached:
-            output = await attached.enter_async_context(self.engine.attach_output(container))
-            stdin: ContainerStdin | None = None
-            if files.stdin_fd is not None:
-                stdin = await attached.enter_async_context(self.engine.attach_stdin(container))
-            await start(self.engine, container)
+        follower = Follower(
+            self.engine,
+            container,
+            self.step.container_name,
+            partial(self._take, files),
+            self.reporter,
+            has_stdin=files.stdin_fd is not None,
+        )
+        async with follower.attached():
+            await start(self.engine, container, self.surroundings.gpus)
             started.set()
             try:
                 async with asyncio.TaskGroup() as group:
-                    beside = [group.create_task(self._describe(container), name="container metadata")]
-                    if stdin is not None:
-                        beside.append(group.create_task(_feed(stdin, files), name="feed stdin"))
-                    async for stream, data in output:
-                        await self._take(files, stream, data)
-                    exit_code = await self.engine.wait(container)
+                    beside = (
+                        group.create_task(self._describe(container), name="container metadata"),
+                        group.create_task(follower.feed(files.read_stdin()), name="feed stdin"),
+                    )
+                    exit_code = await follower.to_the_end()
                     for task in beside:
                         task.cancel()
             except BaseExceptionGroup as failures:
@@ -273,9 +298,9 @@ class _Run:
         """Tell which container it is, once it has run for three seconds."""
         await asyncio.sleep(_METADATA_SECONDS)
         try:
-            state = await self.engine.inspect(container)
-        except RefusedError:
-            return
+            state = await persistently(partial(self.engine.inspect, container), PATIENCE_SECONDS)
+        except EngineUnavailableError:
+            return  # whoever follows the container tells what is wrong
         self.reporter.report(
             ContainerMetadata(
                 index=self.step.index,
@@ -289,11 +314,3 @@ class _Run:
         index = self.step.index
         told = ExecutorStdout(index=index, stdout=text) if stream == "stdout" else None
         self.reporter.report(told or ExecutorStderr(index=index, stderr=text))
-
-
-async def _feed(stdin: ContainerStdin, files: StepFiles) -> None:
-    """Send the stdin file, then its end; a container that ends or does not read is within its rights."""
-    with suppress(BrokenPipeError):
-        async for chunk in files.read_stdin():
-            await stdin.write(chunk)
-    await stdin.end()

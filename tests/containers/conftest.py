@@ -14,10 +14,14 @@ import pytest_asyncio
 
 from taskrunner.containers.engine import Engine
 from taskrunner.containers.executor import StepResult, run_step
+from taskrunner.containers.limits import limits_for
+from taskrunner.containers.surroundings import Surroundings
 from taskrunner.events import Event
 from taskrunner.mounts import Mount
 from taskrunner.plan import Step
 from taskrunner.settings import ContainerSettings, LogSettings, Settings
+from taskrunner.stopping import Stops
+from taskrunner.task import Resources
 from taskrunner.workdir import WorkDir, leased
 from tests.engine import containers_of
 
@@ -62,6 +66,9 @@ class Task:
     settings: Settings
     reporter: Recorder = field(default_factory=Recorder)
     results: list[StepResult] = field(default_factory=list)
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    stops: Stops = field(default_factory=Stops)
+    resources: Resources | None = None
 
     def step(
         self,
@@ -102,6 +109,9 @@ class Task:
             workdir=self.workdir,
             settings=self.settings,
             reporter=self.reporter,
+            surroundings=self.surroundings,
+            limits=limits_for(self.resources, self.surroundings.bounds, self.settings.containers),
+            stops=self.stops,
             image_ready=image_ready,
             on_end=self.results.append,
         )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from taskrunner.containers.engine import Engine
 from taskrunner.events import (
     ContainerMetadata,
     ExecutorExitCode,
@@ -148,29 +145,3 @@ async def test_a_mount_whose_source_is_not_on_the_host_is_explained(task: Task) 
     assert result.exit_code == 125
     assert "is the work directory at the same path on the Docker host?" in result.stderr
     assert not (task.workdir.root / "work").exists()
-
-
-@pytest.mark.parametrize(
-    ("script", "exit_code", "error"),
-    [
-        ("sh -c 'x=x; while :; do x=$x$x; done'; sleep 1; exit 137", 137, "the container ran out of memory"),
-        ("sh -c 'x=x; while :; do x=$x$x; done'; sleep 1; exit 0", 0, None),
-    ],
-)
-async def test_a_command_that_runs_out_of_memory_is_told_as_that(
-    task: Task, monkeypatch: pytest.MonkeyPatch, script: str, exit_code: int, error: str | None
-) -> None:
-    """Now and then the engine does not learn of it, and then there is nothing to tell; so it has a few tries."""
-    original = Engine.create
-
-    async def with_little_memory(engine: Engine, name: str, config: dict[str, Any]) -> str:
-        little = {"Memory": 16 * 1024 * 1024, "MemorySwap": 16 * 1024 * 1024}
-        return await original(engine, name, config | {"HostConfig": config["HostConfig"] | little})
-
-    monkeypatch.setattr(Engine, "create", with_little_memory)
-    for _ in range(10):
-        result = await task.run(task.step("sh", "-c", script))
-        if result.oom_killed:
-            break
-
-    assert (result.exit_code, result.oom_killed, result.error) == (exit_code, True, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,8 @@ from taskrunner.events import (
     SilentReporter,
     StoppingContainer,
 )
-from taskrunner.settings import PullPolicy
+from taskrunner.settings import ContainerSettings, PullPolicy
+from taskrunner.stopping import Stop, StopKind
 from tests.containers.conftest import Task
 
 ENDLESS = ("sh", "-c", "trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done")
@@ -174,3 +176,98 @@ async def test_a_pull_can_be_cancelled(engine: Engine) -> None:
     pulling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pulling
+
+
+async def test_a_shell_that_ignores_sigterm_is_killed_when_its_grace_is_over(task: Task) -> None:
+    """A shell as the first process of a container has no handler, so the kernel drops the signal."""
+    running = asyncio.create_task(task.run(task.step("sh", "-c", "echo begun; sleep 1000; echo never")))
+    await task.reporter.until(ExecutorStdout, "begun")
+    await cancelled(running)
+
+    assert task.reporter.last(ExecutorStdout) == {"stdout": "begun\n"}
+    assert task.containers == []
+
+
+async def test_a_hurried_stop_kills_at_once(task: Task) -> None:
+    """With a grace of ten minutes, which nothing else could cut short."""
+    task.settings = replace(task.settings, containers=ContainerSettings(stop_grace_seconds=600))
+    running = asyncio.create_task(task.run(task.step(*DEAF)))
+    await task.reporter.until(ExecutorStdout, "begun")
+    running.cancel()
+    await task.reporter.until(StoppingContainer)
+    task.stops.hurry.set()
+    async with asyncio.timeout(60):
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    assert task.containers == []
+
+
+@pytest.mark.parametrize("seconds_left", [9.0, 0.0])
+async def test_the_grace_leaves_time_to_save_what_there_is(
+    task: Task, monkeypatch: pytest.MonkeyPatch, seconds_left: float
+) -> None:
+    """A stop with nine seconds left has no grace to give."""
+    graces: list[float] = []
+    stop = Engine.stop
+
+    async def noting(engine: Engine, container: str, grace_seconds: float) -> None:
+        graces.append(grace_seconds)
+        await stop(engine, container, grace_seconds)
+
+    monkeypatch.setattr(Engine, "stop", noting)
+    task.settings = replace(task.settings, containers=ContainerSettings(stop_grace_seconds=600))
+    running = asyncio.create_task(task.run(task.step(*DEAF)))
+    await task.reporter.until(ExecutorStdout, "begun")
+    task.stops.stop(Stop(StopKind.SIGNAL, "SIGTERM"), seconds_left)
+    await cancelled(running)
+
+    assert graces == [0.0]
+    assert task.containers == []
+
+
+async def test_an_executor_that_takes_too_long_is_stopped_and_its_last_words_are_kept(task: Task) -> None:
+    task.settings = replace(task.settings, containers=ContainerSettings(timeout_seconds=1.0))
+    result = await task.run(task.step(*ENDLESS, stdout="/work/out"))
+
+    assert (result.timed_out, result.exit_code) == (True, 0)
+    assert result.error == "it did not end within 1 s (--executor-timeout)"
+    assert (task.workdir.root / "work/out").read_text() == "begun\nbye\n"
+    assert task.reporter.messages[-3:] == ["EXECUTOR_STDOUT", "EXECUTOR_END_TIME", "EXECUTOR_EXIT_CODE"]
+    assert "Stopping container" in task.reporter.messages
+    assert task.containers == []
+
+
+async def test_an_executor_out_of_time_that_is_deaf_is_killed(task: Task) -> None:
+    limits = ContainerSettings(timeout_seconds=1.0, stop_grace_seconds=1.0)
+    task.settings = replace(task.settings, containers=limits)
+    result = await task.run(task.step(*DEAF))
+
+    assert (result.timed_out, result.exit_code, result.stdout) == (True, 137, "begun\n")
+    assert result.oom_killed is False
+
+
+async def test_an_executor_in_time_is_left_alone(task: Task) -> None:
+    task.settings = replace(task.settings, containers=ContainerSettings(timeout_seconds=600))
+    result = await task.run(task.step("sh", "-c", "exit 4"))
+
+    assert (result.timed_out, result.exit_code, result.error) == (False, 4, None)
+
+
+async def test_a_command_that_can_not_be_started_is_not_out_of_time(task: Task) -> None:
+    task.settings = replace(task.settings, containers=ContainerSettings(timeout_seconds=0.001))
+    result = await task.run(task.step("no-such-command"))
+
+    assert (result.timed_out, result.exit_code) == (False, 127)
+
+
+async def test_a_stop_while_an_executor_is_out_of_time_is_a_stop(task: Task) -> None:
+    limits = ContainerSettings(timeout_seconds=0.5, stop_grace_seconds=600)
+    task.settings = replace(task.settings, containers=limits)
+    running = asyncio.create_task(task.run(task.step(*DEAF)))
+    await task.reporter.until(StoppingContainer)
+    task.stops.hurry.set()
+    await cancelled(running)
+
+    assert [result.error for result in task.results] == ["stopped before its end"]
+    assert task.containers == []
