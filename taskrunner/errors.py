@@ -42,6 +42,10 @@ class ExitCode(IntEnum):
     """Worth retrying: network, throttling, a server's 5xx, or stopped by a signal."""
     ACCESS_DENIED = 77
     """Credentials are missing, wrong, or not allowed to do this."""
+    TIMED_OUT = 124
+    """A time limit of the operator's ended the task or an executor, as timeout(1) says it."""
+    OUT_OF_MEMORY = 137
+    """An executor, or a process of it, was killed for want of memory, whatever code its container ended with."""
 
 
 class TaskrunnerError(Exception):
@@ -79,10 +83,11 @@ class InvalidTaskError(TaskrunnerError):
 
     exit_code = ExitCode.INVALID_TASK
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+    def __init__(self, mistakes: Sequence[Mistake], document: str = "the task document") -> None:
+        """`document` says which one it is, where there are several."""
         self.mistakes = tuple(mistakes)
         count = len(self.mistakes)
-        heading = f"the task document has {count} mistake{'s' if count != 1 else ''}:"
+        heading = f"{one_line(document)} has {count} mistake{'s' if count != 1 else ''}:"
         super().__init__("\n".join([heading, *(f"  {mistake}" for mistake in self.mistakes)]))
 
 

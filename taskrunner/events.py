@@ -423,11 +423,21 @@ class ContainerNotRemoved(SystemLog):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerOrphanRemoved(SystemLog):
-    """A container that an earlier runner of this task left behind when it was killed is gone now."""
+    """A container that a runner left behind when it was killed is gone now; `runner` is that one's id."""
 
     msg = "orphan container removed"
     level = "warning"
     container: str
+    runner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFailed(SystemLog):
+    """What dead runners may have left behind could not be looked for; the task goes on."""
+
+    msg = "sweep failed"
+    level = "warning"
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +448,109 @@ class OwnershipNotChanged(SystemLog):
     level = "warning"
     path: str
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPathFound(SystemLog):
+    """Where the Docker host has the directory of the task's files."""
+
+    msg = "host path found"
+    path: str
+    host_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobMetadataFailed(SystemLog):
+    """The ECS metadata endpoint did not tell about the job; it goes on with what else is known."""
+
+    msg = "job metadata failed"
+    level = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLimited(SystemLog):
+    """The task asks for more of a resource than the job has; its executors get what the job has."""
+
+    msg = "resource limited"
+    level = "warning"
+    resource: str
+    asked: float
+    given: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchdogFailed(SystemLog):
+    """Nothing watches over this runner: were it killed, its containers would stay until another one's start."""
+
+    msg = "watchdog failed"
+    level = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStopping(SystemLog):
+    """The task is being stopped before its end; what there is will be saved in the time left."""
+
+    msg = "task stopping"
+    level = "warning"
+    reason: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputsNotSaved(SystemLog):
+    """After a stop, not everything that the executors had made could be uploaded."""
+
+    msg = "outputs not saved"
+    level = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReclaimed(SystemLog):
+    """EC2 takes the Spot instance back: `action` (terminate, stop or hibernate) at `time`."""
+
+    msg = "instance reclaimed"
+    level = "warning"
+    action: str
+    time: str = field(metadata={"key": "reclaim_time"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimWatchFailed(SystemLog):
+    """The instance metadata service does not answer, so a Spot reclaim will come unannounced."""
+
+    msg = "reclaim watch failed"
+    level = "warning"
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLost(SystemLog):
+    """The connection to the Docker engine broke while an executor ran; it is taken up again."""
+
+    msg = "engine connection lost"
+    level = "warning"
+    container: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineBack(SystemLog):
+    """The engine answers again; the executor's output goes on where it broke off."""
+
+    msg = "engine connection restored"
+    container: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkDirSwept(SystemLog):
+    """The leavings of a dead runner's task were removed."""
+
+    msg = "work directory swept"
+    path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -530,8 +643,20 @@ OUR_KINDS: tuple[type[Event], ...] = (
     WorkDirNotRemoved,
     ContainerNotRemoved,
     ContainerOrphanRemoved,
+    SweepFailed,
     OwnershipNotChanged,
     LogStreamLost,
+    HostPathFound,
+    JobMetadataFailed,
+    ResourceLimited,
+    WatchdogFailed,
+    TaskStopping,
+    OutputsNotSaved,
+    InstanceReclaimed,
+    ReclaimWatchFailed,
+    EngineLost,
+    EngineBack,
+    WorkDirSwept,
     DownloadProgress,
     UploadProgress,
     DownloadTotals,

@@ -7,15 +7,17 @@ uploads; everything about paths is settled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from taskrunner.mounts import host_path
 from taskrunner.redaction import MASK, is_secret_name, redact
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from taskrunner.mounts import Mount
+    from taskrunner.settings import HostPath
     from taskrunner.task import FileType, Task
 
 
@@ -94,6 +96,18 @@ class Plan:
     """JSON paths of fields TES does not know."""
     unsupported_parameters: tuple[str, ...] = ()
     """Names of backend parameters that nothing here heeds."""
+
+
+def on_host(plan: Plan, host_paths: tuple[HostPath, ...]) -> Plan:
+    """The same plan, its mounts told as the Docker host must be, now that its paths are known."""
+    steps = (
+        replace(
+            step,
+            mounts=tuple(replace(mount, host=host_path(mount.runner, host_paths)) for mount in step.mounts),
+        )
+        for step in plan.steps
+    )
+    return replace(plan, steps=tuple(steps))
 
 
 def docker_run_command(step: Step, *, read_only_root: bool) -> str:

@@ -1,19 +1,19 @@
 """How a task ended: what happened in, verdict and TES document out. Pure.
 
-`conclude` is the only place where an outcome becomes a state and an exit code. Cancelled outweighs a system
+`conclude` is the only place where an outcome becomes a state and an exit code. A stop outweighs a system
 error, a system error an executor's, as in Funnel; but trouble with uploading what a failed executor left never
 hides that the executor failed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import ExitCode, TaskrunnerError
 from taskrunner.redaction import redact
+from taskrunner.stopping import Stop, StopKind
 from taskrunner.task import ExecutorLog, OutputFileLog, State, Task, TaskLog, task_as_json
 
 if TYPE_CHECKING:
@@ -50,18 +50,32 @@ class Report:
 
 
 def failed_step(steps: Sequence[Step], results: Sequence[StepResult]) -> StepResult | None:
-    """The executor that failed the task: the first with a code other than 0 whose error is not to be ignored."""
+    """The executor that failed the task: the first whose error is not to be ignored.
+
+    An exit code of 0 is no success where the executor ran out of memory or time.
+    """
     for step, result in zip(steps, results, strict=False):
-        if result.exit_code != 0 and not step.ignore_error:
+        failed = result.exit_code != 0 or result.oom_killed or result.timed_out
+        if failed and not step.ignore_error:
             return result
     return None
 
 
-def conclude(error: BaseException | None, failed: StepResult | None) -> Verdict:
-    """The verdict on a task that raised `error` (or nothing) and whose executor `failed` (or none)."""
-    if isinstance(error, asyncio.CancelledError):
-        reason = error.args[0] if error.args else "a stop signal"
-        return Verdict(State.CANCELED, ExitCode.RETRY, f"stopped before its end by {reason}")
+_STOPPED: Mapping[StopKind, tuple[State, ExitCode]] = {
+    StopKind.SIGNAL: (State.CANCELED, ExitCode.RETRY),
+    StopKind.RECLAIM: (State.PREEMPTED, ExitCode.RETRY),
+    StopKind.TIME_LIMIT: (State.SYSTEM_ERROR, ExitCode.TIMED_OUT),
+}
+
+
+def conclude(error: BaseException | None, failed: StepResult | None, stop: Stop | None = None) -> Verdict:
+    """The verdict on a task that raised `error` (or nothing), whose executor `failed` (or none).
+
+    `stop` is what ended it before its end, if something did.
+    """
+    if stop is not None:
+        state, code = _STOPPED[stop.kind]
+        return Verdict(state, code, f"stopped before its end by {stop.reason}")
     if isinstance(error, TaskrunnerError):
         return Verdict(State.SYSTEM_ERROR, error.exit_code, str(error))
     if error is not None:
@@ -72,10 +86,18 @@ def conclude(error: BaseException | None, failed: StepResult | None) -> Verdict:
             f"a mistake in taskrunner, please report it with this log:\n{lines}",
         )
     if failed is not None:
-        code = failed.exit_code if failed.exit_code is not None else ExitCode.RETRY
         why = f": {failed.error}" if failed.error else ""
-        return Verdict(State.EXECUTOR_ERROR, code, f"exit status {code}{why}")
+        return Verdict(State.EXECUTOR_ERROR, _exit_code(failed), f"exit status {failed.exit_code}{why}")
     return Verdict(State.COMPLETE, ExitCode.COMPLETE)
+
+
+def _exit_code(failed: StepResult) -> int:
+    """The process's exit code after an executor's failure: its own, unless we know better why it ended."""
+    if failed.timed_out:
+        return ExitCode.TIMED_OUT
+    if failed.oom_killed:
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.RETRY if failed.exit_code is None else failed.exit_code
 
 
 def result_document(task: Task, report: Report, system_logs: Sequence[str]) -> dict[str, object]:

@@ -2,9 +2,10 @@
 
 Version, INITIALIZING          what will be done is already planned, nothing is touched yet
 stores and engine answer?      a missing bucket or engine ends the task before the first byte
+where are we?                  the Batch job, our own container, its mounts and limits; what dead runners left goes
 inputs download                while the executors' images are pulled
 RUNNING                        executors one after the other, in sibling containers
-outputs upload                 also after an executor failed, those that exist
+outputs upload                 also after an executor failed or the task was stopped, those that exist
 the verdict                    end time, why it failed, final state: told whatever happened
 """
 
@@ -19,12 +20,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from taskrunner import __version__, events
+from taskrunner.batch.ecs import EcsMetadata, read_metadata
+from taskrunner.batch.reclaim import reclaim_notice
 from taskrunner.containers.engine import Engine
 from taskrunner.containers.executor import StepResult, run_step
+from taskrunner.containers.guard import guarded
 from taskrunner.containers.images import ensure_image
-from taskrunner.containers.lifetime import remove_orphans
+from taskrunner.containers.limits import Limits, limits_for
 from taskrunner.containers.ownership import give_back
 from taskrunner.containers.registry import RegistryLogin, read_docker_config
+from taskrunner.containers.surroundings import Surroundings, survey
 from taskrunner.errors import (
     ExitCode,
     InputMissingError,
@@ -35,57 +40,74 @@ from taskrunner.errors import (
 )
 from taskrunner.events import OutputLog, Reporter, rfc3339_nano
 from taskrunner.mounts import host_path
+from taskrunner.plan import Plan, on_host
 from taskrunner.report import Report, Verdict, conclude, failed_step
 from taskrunner.settings import OnExecutorError, Settings
 from taskrunner.shielded import to_the_end
 from taskrunner.staging.stage_in import stage_in
 from taskrunner.staging.stage_out import stage_out, take_back_uploads
+from taskrunner.staging.sweeping import sweep_work_dir
+from taskrunner.stopping import Stop, StopKind, Stops
 from taskrunner.storage.opening import check_store
 from taskrunner.task import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from taskrunner.plan import Plan
+    from taskrunner.batch.job import Job
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
 
 _PULLS_AT_ONCE = 4
 _TAKE_BACK_SECONDS = 10.0
+_RESERVE_SECONDS = 6.0
+"""Of the time a stop leaves, what uploads leave to their own winding up, the result and the clean-up."""
 _GIVE_BACK_SECONDS = 5.0
 """How long files may take to change hands while the task is being stopped."""
 
 
 async def run_task(
-    plan: Plan, workdir: WorkDir, stores: Stores, settings: Settings, reporter: Reporter
+    plan: Plan,
+    workdir: WorkDir,
+    stores: Stores,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    job: Job,
+    stops: Stops,
 ) -> Report:
-    """Run the whole task and tell it. Never raises for what can go wrong with a task, nor when cancelled.
+    """Run the whole task and tell it. Never raises for what can go wrong with a task, nor when stopped.
 
-    Cancelling the calling task (a stop signal) stops what runs, in a bounded time; the report then says CANCELED.
+    `stops` listens for what ends the calling task; what runs is then stopped in a bounded time, and the report
+    says CANCELED, PREEMPTED or, after a time limit, SYSTEM_ERROR.
     """
-    run = _Run(plan, workdir, stores, settings, reporter)
+    run = _Run(plan, workdir, stores, settings, reporter, job, stops)
     error: BaseException | None = None
     try:
-        run.tell_beginning()
-        await run.carry_out()
+        async with run.watching():
+            await run.carry_out()
     except BaseExceptionGroup as group:
         error = the_error_in(group)
     except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # told as the verdict
         error = raised
-    verdict = conclude(_stop_or(error), failed_step(plan.steps, run.steps))
+    stop = _stop_behind(error, stops)
+    if stop is not None:
+        await run.save_what_is_there()
+    verdict = conclude(error, failed_step(plan.steps, run.steps), stop)
     if verdict.exit_code != ExitCode.RETRY:
         await run.take_back_uploads()
     return run.tell(verdict)
 
 
-def _stop_or(error: BaseException | None) -> BaseException | None:
-    """`error`, or the stop that came before it: what breaks while everything winds up is not the reason."""
+def _stop_behind(error: BaseException | None, stops: Stops) -> Stop | None:
+    """The stop that `error` comes from: what breaks while everything winds up is not the reason."""
     task = asyncio.current_task()
-    if task is None or not task.cancelling():
-        return error
-    while task.cancelling():
+    cancelled = task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling():
         task.uncancel()
-    return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
+    if error is not None and (cancelled or isinstance(error, asyncio.CancelledError | TimeoutError)):
+        return stops.first
+    return None
 
 
 @dataclass(slots=True)
@@ -97,35 +119,95 @@ class _Run:
     stores: Stores
     settings: Settings
     reporter: Reporter
+    job: Job
+    stops: Stops
     start_time: str = field(default_factory=lambda: rfc3339_nano(time.time_ns()))
     metadata: Mapping[str, str] = field(default_factory=lambda: {"hostname": socket.gethostname()})
     steps: list[StepResult] = field(default_factory=list)
     outputs: list[OutputLog] = field(default_factory=list)
+    _saving: bool = False
 
-    def tell_beginning(self) -> None:
+    def _tell_beginning(self) -> None:
         self.reporter.report(events.Version(version=__version__))
         self.reporter.report(events.TaskState(state=State.INITIALIZING))
         self.reporter.report(events.TaskStartTime(start_time=self.start_time))
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """For as long as the task runs, watch what may end it before its end."""
+        loop = asyncio.get_running_loop()
+        self.stops.on_stop = self._tell_stop
+        limit_seconds = self.settings.stops.timeout_seconds
+        timer = None if limit_seconds is None else loop.call_later(limit_seconds, self._out_of_time)
+        watch = asyncio.create_task(self._watch_reclaim(), name="reclaim watch")
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            if timer is not None:
+                timer.cancel()
+
+    def _tell_stop(self, stop: Stop, seconds_left: float) -> None:
+        self.reporter.report(events.TaskStopping(reason=stop.reason, seconds_left=round(seconds_left, 1)))
+
+    def _out_of_time(self) -> None:
+        limit_seconds = self.settings.stops.timeout_seconds
+        reason = f"its time limit (--timeout, {limit_seconds:g} s)"
+        self.stops.stop(Stop(StopKind.TIME_LIMIT, reason), self.settings.stops.stop_seconds)
+
+    async def _watch_reclaim(self) -> None:
+        endpoint = self.job.instance_metadata
+        if endpoint is None:
+            return
+        notice = await reclaim_notice(
+            endpoint, lambda error: self.reporter.report(events.ReclaimWatchFailed(error=str(error)))
+        )
+        self.reporter.report(events.InstanceReclaimed(action=notice.action, time=notice.time))
+        reason = f"a Spot reclaim of the instance ({notice.action} at {notice.time})"
+        self.stops.stop(Stop(StopKind.RECLAIM, reason), notice.seconds_left(time.time()))
+
+    async def carry_out(self) -> None:
+        """Everything from the first event to the last output; what goes wrong is raised."""
+        self._tell_beginning()
+        ecs = await self._look_around()
+        await self._check_stores()
+        async with Engine() as engine:
+            surroundings = await survey(
+                engine, self.job, ecs, plan=self.plan, settings=self.settings, reporter=self.reporter
+            )
+            self.plan = on_host(self.plan, surroundings.host_paths)
+            async with guarded(engine, surroundings, self.plan, self.settings, self.reporter) as guard:
+                try:
+                    async with self._pulling(engine) as images:
+                        await sweep_work_dir(
+                            self.settings.work, self.stores, self.settings.transfer, self.reporter
+                        )
+                        await stage_in(
+                            self.plan, self.workdir, self.stores, self.settings.transfer, self.reporter
+                        )
+                        self.reporter.report(events.TaskState(state=State.RUNNING))
+                        await guard.ready()
+                        await self._execute(engine, images, surroundings)
+                finally:
+                    await self._give_back(engine, surroundings)
+        await self._save(succeeded=failed_step(self.plan.steps, self.steps) is None)
+
+    async def _look_around(self) -> EcsMetadata:
+        """What ECS tells about the job; the task goes on without, where it does not answer."""
+        ecs = EcsMetadata()
+        if self.job.metadata_uri is not None:
+            try:
+                ecs = await read_metadata(self.job.metadata_uri)
+            except TaskrunnerError as error:
+                self.reporter.report(events.JobMetadataFailed(error=str(error)))
+        self.metadata = {**self.metadata, **self.job.metadata(), **ecs.described}
         self.reporter.report(events.TaskMetadata(metadata=self.metadata))
         for path in self.plan.unknown_fields:
             self.reporter.report(events.UnknownField(field_path=path))
         for name in self.plan.unsupported_parameters:
             self.reporter.report(events.UnsupportedParameter(parameter=name))
-
-    async def carry_out(self) -> None:
-        await self._check_stores()
-        async with Engine() as engine:
-            await remove_orphans(engine, self.plan.task.id, self._host_root, self.reporter)
-            try:
-                async with self._pulling(engine) as images:
-                    await stage_in(
-                        self.plan, self.workdir, self.stores, self.settings.transfer, self.reporter
-                    )
-                    self.reporter.report(events.TaskState(state=State.RUNNING))
-                    await self._execute(engine, images)
-            finally:
-                await self._give_back(engine)
-        await self._stage_out()
+        return ecs
 
     async def _check_stores(self) -> None:
         """Ask every store, inputs' and outputs' alike, whether it could serve; tell all that can't."""
@@ -166,7 +248,10 @@ class _Run:
             for unneeded in pulls.values():
                 unneeded.cancel()
 
-    async def _execute(self, engine: Engine, images: Mapping[str, asyncio.Task[None]]) -> None:
+    async def _execute(
+        self, engine: Engine, images: Mapping[str, asyncio.Task[None]], surroundings: Surroundings
+    ) -> None:
+        limits = await self._limits(engine, surroundings)
         for step in self.plan.steps:
             await run_step(
                 engine,
@@ -174,24 +259,37 @@ class _Run:
                 workdir=self.workdir,
                 settings=self.settings,
                 reporter=self.reporter,
+                surroundings=surroundings,
+                limits=limits,
+                stops=self.stops,
                 image_ready=images[step.image],
                 on_end=self.steps.append,
             )
             if failed_step(self.plan.steps, self.steps) is not None:
                 return
 
-    @property
-    def _host_root(self) -> str:
-        """The task's directory as the Docker host calls it."""
-        return host_path(self.workdir.root, self.settings.work.host_paths)
+    async def _limits(self, engine: Engine, surroundings: Surroundings) -> Limits:
+        """What every executor may use of the machine; where that is less than the task asks for, it is told."""
+        limits = limits_for(
+            self.plan.task.resources,
+            surroundings.bounds,
+            self.settings.containers,
+            host_cpus=await engine.cpus(),
+        )
+        for short in limits.shortages:
+            self.reporter.report(
+                events.ResourceLimited(resource=short.resource, asked=short.asked, given=short.given)
+            )
+        return limits
 
-    async def _give_back(self, engine: Engine) -> None:
+    async def _give_back(self, engine: Engine, surroundings: Surroundings) -> None:
         """What executors made as root is the runner's again, so that it can be read and removed."""
         if os.geteuid() == 0 or not self.steps:
             return
         giving_back = give_back(
             engine,
-            self._host_root,
+            host_path(self.workdir.root, surroundings.host_paths),
+            labels=surroundings.labels,
             task_id=self.plan.task.id,
             images=[step.image for step in self.plan.steps],
             uid=os.geteuid(),
@@ -200,23 +298,37 @@ class _Run:
         )
         await to_the_end(giving_back, name="give back", limit_seconds=_GIVE_BACK_SECONDS)
 
-    async def _stage_out(self) -> None:
-        failed = failed_step(self.plan.steps, self.steps)
-        if failed is not None and self.settings.on_executor_error is OnExecutorError.SKIP:
+    async def save_what_is_there(self) -> None:
+        """Upload what the executors of a stopped task have made so far, while there is time."""
+        if self._saving or not self.steps:
             return
+        try:
+            await self._save(succeeded=False)
+        except (TaskrunnerError, TimeoutError) as error:
+            self.reporter.report(events.OutputsNotSaved(error=str(error)))
+
+    async def _save(self, *, succeeded: bool) -> None:
+        """Upload the outputs; a stop does not break that off while there is time."""
+        self._saving = True
+        if not succeeded and self.settings.on_executor_error is OnExecutorError.SKIP:
+            return
+        work = self._stage_out(succeeded=succeeded)
+        await self.stops.in_time(work, least_seconds=0, reserve_seconds=_RESERVE_SECONDS)
+
+    async def _stage_out(self, *, succeeded: bool) -> None:
         staged_out = await stage_out(
             self.plan,
             self.workdir,
             self.stores,
             self.settings.transfer,
             self.reporter,
-            succeeded=failed is None,
+            succeeded=succeeded,
             on_uploaded=self.outputs.append,
         )
         self.outputs = list(staged_out.outputs)
         if staged_out.outputs:
             self.reporter.report(events.TaskOutputs(outputs=staged_out.outputs))
-        if staged_out.errors and failed is None:
+        if staged_out.errors and succeeded:
             raise several(staged_out.errors)
 
     async def take_back_uploads(self) -> None:

@@ -4,20 +4,21 @@ import base64
 import gzip
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 import pytest
 
+from taskrunner.workdir import leased
 from tests.engine import Registry, containers_of, remove_image
-from tests.program import command, environment, run, typed
-from tests.servers import S3Server, raw_server, read_head, slow_proxy
+from tests.program import environment, run, typed
+from tests.servers import S3Server, raw_server, read_head
 
 
 def shell(image: str, script: str, **more: Any) -> dict[str, Any]:
@@ -228,97 +229,6 @@ def test_secrets_never_reach_an_event(tmp_path: Path, busybox_image: str) -> Non
     assert "PLAIN=seen" in said
 
 
-def test_a_stopped_task_leaves_no_container_and_no_file_and_says_so(
-    tmp_path: Path, busybox_image: str
-) -> None:
-    task = {
-        "executors": [
-            shell(busybox_image, "trap 'echo stopping; exit 0' TERM; echo begun; while :; do sleep 1; done")
-        ]
-    }
-    ended = run(task, tmp_path, "--result", tmp_path / "result.json", stop_after="EXECUTOR_STDOUT")
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert (ended.exit_code, ended.states[-1], result["state"]) == (75, "CANCELED", "CANCELED")
-    assert "SIGTERM" in ended.fields("System error", "error")[0]
-    assert ended.fields("EXECUTOR_STDOUT", "stdout")[-1] == "begun\nstopping\n"
-    assert result["logs"][0]["logs"][0]["stdout"] == "begun\nstopping\n"
-    assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
-
-
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_a_stopped_upload_leaves_no_upload_open(
-    signal_name: str, tmp_path: Path, moto: S3Server, busybox_image: str
-) -> None:
-    bucket = moto.make_bucket()
-    with slow_proxy(moto.url, bytes_per_second=2_000_000) as url:
-        task = {
-            "executors": [shell(busybox_image, "dd if=/dev/zero of=/out/big bs=1M count=40 2>&1")],
-            "outputs": [{"url": f"s3://{bucket}/big", "path": "/out/big"}],
-        }
-        env = {"AWS_ENDPOINT_URL": url}
-        ended = run(task, tmp_path, env=env, stop_after="upload started", stop_signal=Signals[signal_name])
-    assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
-    assert signal_name in ended.fields("System error", "error")[0]
-    assert moto.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
-    assert moto.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
-    assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
-
-
-def test_a_stopped_download_keeps_what_another_attempt_can_use_and_never_starts_an_executor(
-    tmp_path: Path, s3: S3Server, busybox_image: str
-) -> None:
-    bucket = s3.make_bucket()
-    s3.client().put_object(Bucket=bucket, Key="big", Body=bytes(20_000_000))
-    with slow_proxy(s3.url, bytes_per_second=1_000_000) as url:
-        task = {
-            "inputs": [{"url": f"s3://{bucket}/big", "path": "/data/big"}],
-            "executors": [shell(busybox_image, "true")],
-        }
-        ended = run(task, tmp_path, env={"AWS_ENDPOINT_URL": url}, stop_after="download started")
-    assert (ended.exit_code, ended.states) == (75, ["INITIALIZING", "CANCELED"])
-    assert left(tmp_path) == [f".{ended.task_id}"]
-    kept = sorted(path.suffix for path in (tmp_path / "work" / f".{ended.task_id}/inputs").iterdir())
-    assert kept == ["", ".journal"]
-
-
-def test_a_signal_after_the_verdict_changes_nothing(tmp_path: Path, s3: S3Server, busybox_image: str) -> None:
-    bucket = s3.make_bucket()
-    with slow_proxy(s3.url, bytes_per_second=20_000) as url:
-        task = {"executors": [shell(busybox_image, "true")], "description": "d" * 30_000}
-        options = ["--result", f"s3://{bucket}/result.json"]
-        ended = run(task, tmp_path, *options, env={"AWS_ENDPOINT_URL": url}, stop_after="TASK_END_TIME")
-    assert (ended.exit_code, ended.states[-1], left(tmp_path)) == (0, "COMPLETE", [])
-    result = s3.client().get_object(Bucket=bucket, Key="result.json")["Body"].read()
-    assert json.loads(result)["state"] == "COMPLETE"
-
-
-def test_a_runner_that_waits_for_standard_input_can_be_stopped(tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    process = subprocess.Popen(
-        command("run", "-", "--result", result),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment({"PYTHONASYNCIODEBUG": "0"}),
-        text=True,
-    )
-    with process:
-        while not stops_are_heard(process.pid):
-            assert process.poll() is None
-        process.send_signal(Signals.SIGTERM)
-        assert process.wait(timeout=30) == 75
-        assert "stopped by a signal before the task began" in (
-            process.stderr.read() if process.stderr else ""
-        )
-    assert json.loads(result.read_text())["state"] == "CANCELED"
-
-
-def stops_are_heard(pid: int) -> bool:
-    """Whether a process has a handler of its own for SIGTERM."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
-    return bool(caught >> (Signals.SIGTERM - 1) & 1)
-
-
 def test_a_store_that_is_busy_at_first_is_asked_again(tmp_path: Path, busybox_image: str) -> None:
     answers = iter([b"503 Slow Down"])
 
@@ -476,3 +386,16 @@ def test_a_runner_that_is_not_root_never_gives_itself_the_originals_of_local_inp
         }
         ended = run_by_nobody(task, home)
         assert (ended.returncode, original.stat().st_uid) == (0, 0), ended.stderr
+
+
+def test_what_a_dead_runner_left_of_another_task_is_swept_away(tmp_path: Path, busybox_image: str) -> None:
+    with leased(tmp_path / "work/dead") as lease:
+        (lease.workdir.root / "big").write_text("of a task that was killed")
+        shutil.copytree(tmp_path / "work", tmp_path / "kept")  # as a kill leaves it: the lease says `at work`
+    shutil.copytree(tmp_path / "kept", tmp_path / "work", dirs_exist_ok=True)
+    task = {"executors": [shell(busybox_image, "true")]}
+    fresh = run(task, tmp_path)
+    assert (fresh.exit_code, left(tmp_path)) == (0, [".dead", "dead"])
+    swept = run(task, tmp_path, "--sweep-after", "0")
+    assert (swept.exit_code, left(tmp_path)) == (0, [])
+    assert swept.fields("work directory swept", "path") == [f"{tmp_path}/work/dead"]

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskrunner.batch.job import Job
+from taskrunner.batch.placeholders import filled_in_destinations
 from taskrunner.cli.deliver import check_destination, deliver, deliver_file, path_of
-from taskrunner.cli.options import LOG_FORMAT, PLANNING, RUNNING, S3, TRANSFER, settings_from
-from taskrunner.cli.source import PARAMETERS, read_document
-from taskrunner.cli.stopping import Stops
+from taskrunner.cli.options import (
+    CONTAINERS,
+    FILL_IN_URLS,
+    LIMITS,
+    LOG_FORMAT,
+    PLANNING,
+    RUNNING,
+    S3,
+    TRANSFER,
+    settings_from,
+)
+from taskrunner.cli.source import PARAMETERS, read_task
 from taskrunner.cli.telling import Telling, as_text, remove_told, tell_error, telling
 from taskrunner.errors import ExitCode, OutputFailedError, TaskrunnerError, TransientError
+from taskrunner.parameters import settings_for
+from taskrunner.stopping import Stops
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -32,7 +46,17 @@ if TYPE_CHECKING:
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
 
-_PARAMETERS: list[click.Parameter] = [*PARAMETERS, *PLANNING, *RUNNING, *TRANSFER, LOG_FORMAT, *S3]
+_PARAMETERS: list[click.Parameter] = [
+    *PARAMETERS,
+    *PLANNING,
+    *CONTAINERS,
+    *RUNNING,
+    *LIMITS,
+    FILL_IN_URLS,
+    *TRANSFER,
+    LOG_FORMAT,
+    *S3,
+]
 
 
 def _run(**values: Any) -> int:
@@ -54,10 +78,12 @@ RUN = click.Command(
 async def _run_document(values: dict[str, Any], settings: Settings) -> int:
     from taskrunner.storage.opening import Stores  # noqa: PLC0415  # `--help` loads no AWS or HTTP library
 
-    stops = Stops()
+    stops = Stops(stop_seconds=settings.stops.stop_seconds)
+    job = Job.read(os.environ)
+    settings = replace(settings, logs=filled_in_destinations(settings.logs, job))
     async with Stores(settings) as stores:
         with stops.listening():
-            frame = _Frame(values, settings, stores, stops)
+            frame = _Frame(values, settings, stores, stops, job)
             try:
                 return await frame.run()
             except asyncio.CancelledError:
@@ -78,22 +104,23 @@ class _Frame:
     settings: Settings
     stores: Stores
     stops: Stops
+    job: Job
     begun: bool = False
     """Whether the task's own story has begun; from then on it has a verdict."""
 
     async def run(self) -> int:
-        from taskrunner.document import parse_task  # noqa: PLC0415  # as above: pydantic comes with the model
-        from taskrunner.identity import new_task_id  # noqa: PLC0415
-        from taskrunner.planning import make_plan  # noqa: PLC0415
+        from taskrunner.planning import make_plan  # noqa: PLC0415  # as above: pydantic comes with the model
         from taskrunner.workdir import leased  # noqa: PLC0415
 
         logs = self.settings.logs
         for option, destination in (("--result", logs.result), ("--events", logs.events)):
             if destination is not None:
                 await check_destination(option, destination, self.stores)
-        loaded = parse_task(await read_document(self.values, self.stores), new_id=new_task_id)
+        loaded = await read_task(self.values, self.settings, self.stores, self.job)
+        self.settings = settings_for(loaded.task, self.settings)
         plan = make_plan(loaded, self.settings)
         with leased(plan.root) as lease:
+            lease.stays = self.settings.work.leave_work_dir
             if lease.workdir.root != plan.root:
                 plan = make_plan(loaded, self.settings, root=lease.workdir.root)
             code = await self._run_plan(plan, lease.workdir)
@@ -105,9 +132,18 @@ class _Frame:
 
         copy = self._events_path(workdir)
         text = as_text(self.values["log_format"])
-        with telling(plan.task.id, self.settings.logs, stream=sys.stderr, text=text, copy=copy) as told:
+        with telling(
+            plan.task.id,
+            self.settings.logs,
+            stream=sys.stderr,
+            text=text,
+            copy=copy,
+            attempt=self.job.event_attempt,
+        ) as told:
             self.begun = True
-            report = await run_task(plan, workdir, self.stores, self.settings, told.reporter)
+            report = await run_task(
+                plan, workdir, self.stores, self.settings, told.reporter, job=self.job, stops=self.stops
+            )
             failures = await self._in_time(self._conclude(plan, workdir, report, told))
         if copy is not None:
             failures += await self._in_time(self._deliver_events(copy, told))

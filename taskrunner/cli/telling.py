@@ -71,10 +71,16 @@ class Telling:
 
 @contextmanager
 def telling(
-    task_id: str, logs: LogSettings, *, stream: TextIO, text: bool, copy: Path | None
+    task_id: str, logs: LogSettings, *, stream: TextIO, text: bool, copy: Path | None, attempt: int = 0
 ) -> Iterator[Telling]:
     """Reporters for one task; on leaving, everything reported is written (with a time limit)."""
-    log = JsonLog(task_id, stream=None if text else stream, copy=copy, progress_seconds=logs.progress_seconds)
+    log = JsonLog(
+        task_id,
+        stream=None if text else stream,
+        copy=copy,
+        attempt=attempt,
+        progress_seconds=logs.progress_seconds,
+    )
     try:
         if not text:
             yield Telling(log, log)

@@ -56,9 +56,25 @@ SAMPLES: tuple[Event, ...] = (
     events.OutputSkipped(path="/res/socket", reason="it is a socket"),
     events.WorkDirNotRemoved(path="/scratch/d2q0f2t5v1mg00a1b2c3/res", error="Permission denied"),
     events.ContainerNotRemoved(container="d2q0f2t5v1mg00a1b2c3-0", error="the engine does not answer"),
-    events.ContainerOrphanRemoved(container="d2q0f2t5v1mg00a1b2c3-0"),
+    events.ContainerOrphanRemoved(
+        container="d2q0f2t5v1mg00a1b2c3-0", runner="ip-10-0-0-1/4026531836/4321/987654"
+    ),
+    events.SweepFailed(error="the engine does not tell its containers"),
     events.OwnershipNotChanged(path="/scratch/d2q0f2t5v1mg00a1b2c3/res", error="the engine does not answer"),
     events.LogStreamLost(stream="standard error", error="[Errno 32] Broken pipe"),
+    events.HostPathFound(
+        path="/scratch/d2q0f2t5v1mg00a1b2c3", host_path="/mnt/nvme/jobs/d2q0f2t5v1mg00a1b2c3"
+    ),
+    events.JobMetadataFailed(error="http://169.254.170.2/v4/0f1e did not answer within 5 s"),
+    events.ResourceLimited(resource="memory_bytes", asked=17_179_869_184, given=8_589_934_592),
+    events.WatchdogFailed(error="the engine does not answer"),
+    events.TaskStopping(reason="SIGTERM", seconds_left=25.0),
+    events.OutputsNotSaved(error="there was no time left"),
+    events.InstanceReclaimed(action="terminate", time="2020-01-01T12:02:00Z"),
+    events.ReclaimWatchFailed(error="no answer from http://169.254.169.254"),
+    events.EngineLost(container="d2q0f2t5v1mg00a1b2c3-0", error="Connection reset by peer"),
+    events.EngineBack(container="d2q0f2t5v1mg00a1b2c3-0", seconds=4.2),
+    events.WorkDirSwept(path="/scratch/d2q0f2t5v1mg00a1b2c3"),
     events.DownloadProgress(
         bytes_done=512_000_000,
         bytes_total=2_048_000_000,

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from taskrunner.cli import stopping
-from taskrunner.cli.stopping import Stops, until_stopped
+from taskrunner import stopping
 from taskrunner.errors import TransientError
 from taskrunner.shielded import to_the_end
+from taskrunner.stopping import Stops, until_stopped
 
 
 async def heard_by(stops: Stops) -> str:
