@@ -15,6 +15,7 @@ lock is seen on one machine only). What was left on purpose stays: its lease fil
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -23,19 +24,24 @@ import shutil
 import stat
 import threading
 import time
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import InputMissingError, TransferIOError, TransientError
+from taskrunner.shielded import in_daemon_thread, settle, to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractContextManager
 
 _LEASE = "taskrunner-lease"
 _AT_WORK = b"a runner is, or died, at work here\n"
 _SIGN_SECONDS = 60.0
+_END_SECONDS = 3.0
+"""How long the end of a lease may take when the task was cancelled."""
 _MOST_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 
 
@@ -159,6 +165,43 @@ def leased(root: Path) -> Iterator[Lease]:
         _end(lease, lock, to_be_leased_again=False)
 
 
+@asynccontextmanager
+async def held(holding: AbstractContextManager[Lease]) -> AsyncIterator[Lease]:
+    """The lease that `leased` or `reserved` gives, held by a thread: what these remove may take long.
+
+    When cancelled while it is waited for, the thread goes on, and gives the lease up when it has it; what it
+    made is then to be swept. Raises what they do.
+    """
+    entered: Future[Lease] = Future()
+    ended: Future[None] = Future()
+    over = threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as stack:
+
+            def enter() -> Lease:
+                lease = stack.enter_context(holding)
+                lease.stays = False  # until somebody has it
+                return lease
+
+            settle(entered, enter)
+            over.wait()
+
+    threading.Thread(target=settle, args=(ended, hold), name="lease", daemon=True).start()
+    try:
+        lease = await asyncio.wrap_future(entered)
+    except BaseException:
+        over.set()
+        raise
+    lease.stays = True
+    try:
+        yield lease
+    finally:
+        over.set()
+        ending = in_daemon_thread(ended.result, name="end of the lease")
+        await to_the_end(ending, name="end of the lease", limit_seconds=_END_SECONDS)
+
+
 @contextmanager
 def _signs_of_life(lock: int) -> Iterator[None]:
     """Show that the lease's holder lives, for as long as the context lasts."""
@@ -265,27 +308,33 @@ class Abandoned:
     """What a dead runner left, ours to remove."""
 
     workdir: WorkDir
+    has_uploads: bool
+    """Whether there are journals of uploads that may still be open."""
     _lock: int
 
-    def remove(self, stopped: threading.Event) -> OSError | None:
+    def remove(self, stopped: threading.Event) -> bool:
         """Remove the directory, but for journals of uploads that are still open, and give it up. Blocking.
 
-        Returns the first reason why something else is left; the next sweep that tries again is a long one off.
+        Returns whether all of it is gone. Raises the first OSError for which something else is left; the next
+        sweep that tries again is a long one off. Where this one was stopped, any may go on.
         """
         errors: list[OSError] = []
         try:
+            died = os.fstat(self._lock)
             os.utime(self._lock)
             for path in (self.workdir.root, self.workdir.resumable_inputs):
                 if os.path.lexists(path):
                     remove_tree(path, lambda _path, error: errors.append(error), stopped)
             _sweep(self.workdir)
-            if not (errors or stopped.is_set() or _has_any(self.workdir.resumable_outputs)):
+            if stopped.is_set():
+                os.utime(self._lock, ns=(died.st_atime_ns, died.st_mtime_ns))
+            elif not (errors or _has_any(self.workdir.resumable_outputs)):
                 shutil.rmtree(self.workdir.staging)
-        except OSError as error:
-            errors.append(error)
         finally:
             self.give_up()
-        return errors[0] if errors else None
+        if errors:
+            raise errors[0]
+        return not os.path.lexists(self.workdir.staging)
 
     def give_up(self) -> None:
         """Leave it as it is, to a later sweep."""
@@ -305,7 +354,7 @@ def abandoned(work_dir: Path, quiet_seconds: float) -> Iterator[Abandoned]:
             workdir = _work_dir(work_dir / name[1:])
             lock = _taken_over(workdir, quiet_seconds)
             if lock is not None:
-                yield Abandoned(workdir, lock)
+                yield Abandoned(workdir, _has_any(workdir.resumable_outputs), lock)
 
 
 def _taken_over(workdir: WorkDir, quiet_seconds: float) -> int | None:
@@ -418,58 +467,130 @@ def remove_tree(
 ) -> None:
     """Remove a directory and everything in it, never following a link. What can't be is told and left.
 
-    Whatever else `path` is (a link, a file) is removed itself. Leaves off once `stopped` is set.
-
-    An executor may have nested directories deeper than a path can name, so none is entered below the first
-    level: a directory inside another is moved up before it is emptied. Directories closed even to their owner
-    (mode 0555, 000) are opened first.
+    Whatever else `path` is (a link, a file) is removed itself. Leaves off once `stopped` is set. The directory
+    that `path` is in must be ours alone; below it an executor may still be at work, and put a link where a
+    directory was just seen. So everything is done relative to open directories, which no link can exchange.
     """
     if not stat.S_ISDIR(path.lstat().st_mode):
         path.unlink()
         return
-    todo = [(path, str(path))]
-    emptied: list[tuple[Path, str]] = []
-    while todo and not (stopped is not None and stopped.is_set()):
-        here, known_as = todo.pop()
-        emptied.append((here, known_as))
+    try:
+        top = _opened(path)
+    except OSError as error:
+        on_error(str(path), error)
+        return
+    removal = _Removal(top, on_error, stopped or threading.Event())
+    try:
+        removal.empty(_Directory(str(path), ".", None))
+    finally:
+        os.close(top)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if not (error.errno == errno.ENOTEMPTY and (removal.has_told or removal.stopped.is_set())):
+            on_error(str(path), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """One that is to be removed."""
+
+    name: str
+    """What it was called in its parent."""
+    place: str
+    """Where it is now, below the first."""
+    parent: _Directory | None
+
+    def __str__(self) -> str:
+        names = []
+        here: _Directory | None = self
+        while here is not None:
+            names.append(here.name)
+            here = here.parent
+        return "/".join(reversed(names))
+
+
+@dataclass(slots=True)
+class _Removal:
+    """The removal of a tree that an executor may have nested deeper than a path can name, or files be open.
+
+    So no directory is entered below the first level: one inside another is moved up before it is emptied, and a
+    directory has none left when it is to go.
+    """
+
+    _top: int
+    _on_error: Callable[[str, OSError], None]
+    stopped: threading.Event
+    has_told: bool = False
+
+    def empty(self, top: _Directory) -> None:
+        todo = [top]
+        while todo and not self.stopped.is_set():
+            here = todo.pop()
+            try:
+                todo.extend(self._entries(here))
+                if here is not top:
+                    os.rmdir(here.place, dir_fd=self._top)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # what is left in it was told, or nobody wants to know
+                    self._tell(str(here), error)
+
+    def _entries(self, here: _Directory) -> list[_Directory]:
+        """Remove a directory's files; returns its directories, which are not in it any more."""
+        descriptor = _opened(here.place, self._top)
+        found = []
         try:
-            todo.extend(_empty(here, known_as, path, on_error))
-        except OSError as error:
-            on_error(known_as, error)
-    for directory, known_as in reversed(emptied):
-        try:
-            directory.rmdir()
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:  # what is left in it was told already
-                on_error(known_as, error)
+            with os.scandir(descriptor) as entries:
+                present = list(entries)
+            for entry in present:
+                if self.stopped.is_set():
+                    break
+                try:
+                    if not entry.is_dir(follow_symlinks=False):
+                        os.unlink(entry.name, dir_fd=descriptor)
+                    elif not _removed_empty(entry.name, descriptor):
+                        place = self._moved_up(entry.name, descriptor, is_up=here.parent is None)
+                        found.append(_Directory(entry.name, place, here))
+                except OSError as error:
+                    self._tell(f"{here}/{entry.name}", error)
+        finally:
+            os.close(descriptor)
+        return found
+
+    def _moved_up(self, name: str, parent: int, *, is_up: bool) -> str:
+        if is_up:
+            return name
+        # Only a directory that may be written to can get another parent.
+        os.close(_opened(name, parent))
+        place = f".{secrets.token_hex(8)}"
+        os.rename(name, place, src_dir_fd=parent, dst_dir_fd=self._top)
+        return place
+
+    def _tell(self, path: str, error: OSError) -> None:
+        self.has_told = True
+        self._on_error(path, error)
 
 
-def _empty(
-    here: Path, known_as: str, top: Path, on_error: Callable[[str, OSError], None]
-) -> Iterator[tuple[Path, str]]:
-    """Remove the files in a directory; yields its directories, moved up, and what they were called."""
-    with suppress(OSError):
-        here.chmod(0o700)
-    for entry in list(os.scandir(here)):
-        name = f"{known_as}/{entry.name}"
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                yield _moved_up(Path(entry.path), here, top), name
-            else:
-                Path(entry.path).unlink()
-        except OSError as error:
-            on_error(name, error)
+def _removed_empty(name: str, parent: int) -> bool:
+    """Remove a directory if it is empty. Raises OSError where something is mounted there, empty or not."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return False
+    return True
 
 
-def _moved_up(directory: Path, parent: Path, top: Path) -> Path:
-    """`directory`, moved from `parent` to the first level below `top`, unless it is there already."""
-    if parent == top:
-        return directory
-    with suppress(OSError):
-        directory.chmod(0o700)  # only a directory that may be written to can get another parent
-    moved = top / f".{secrets.token_hex(8)}"
-    directory.rename(moved)
-    return moved
+def _opened(directory: Path | str, parent: int | None = None) -> int:
+    """A directory's descriptor, never that of what a link leads to. One closed to its owner is opened up."""
+    seen = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        with suppress(OSError):  # somebody else's; whether that matters shows
+            os.chmod(f"/proc/self/fd/{seen}", 0o700)  # noqa: PTH101  # fchmod takes none that only names a file
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=seen)
+    finally:
+        os.close(seen)
 
 
 def is_only_ours(status: os.stat_result) -> bool:

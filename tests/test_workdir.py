@@ -1,14 +1,17 @@
 """The task's own directory: made, looked into without being led astray, given up."""
 
+import asyncio
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +22,8 @@ from taskrunner.workdir import (
     EscapingLinkError,
     Lease,
     WorkDir,
+    abandoned,
+    held,
     leased,
     make_directory,
     remove_tree,
@@ -149,19 +154,121 @@ def test_a_tree_deeper_than_a_path_can_name_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "T").exists()
 
 
-def test_what_cannot_be_removed_is_told_by_its_own_name_and_the_rest_goes(tmp_path: Path) -> None:
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def exchange_before_call(number: int, directory: Path, target: Path, patch: pytest.MonkeyPatch) -> None:
+    """As an executor may that outlived its runner: before that system call, a directory becomes a link."""
+    numbers = itertools.count()
+    rename = os.rename
+
+    def late(call: Callable[..., Any]) -> Callable[..., Any]:
+        def exchange_and_call(*arguments: Any, **named: Any) -> Any:
+            if next(numbers) == number and directory.exists():
+                rename(directory, directory.parent / "aside")
+                directory.symlink_to(target)
+            return call(*arguments, **named)
+
+        return exchange_and_call
+
+    for name in ("chmod", "open", "rename", "rmdir", "scandir", "unlink"):
+        patch.setattr(os, name, late(getattr(os, name)))
+
+
+@pytest.mark.parametrize("place", ["a", "out/a"])
+def test_a_link_that_takes_a_directorys_place_meanwhile_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    precious = tmp_path / "precious"
+    (precious / "sub").mkdir(parents=True)
+    (precious / "file").touch()
+    precious.chmod(0o750)
+    for number in range(30):
+        root = tmp_path / f"T{number}"
+        (root / place / "b").mkdir(parents=True)
+        (root / place / "b/file").touch()
+        with monkeypatch.context() as patch:
+            exchange_before_call(number, root / place, precious, patch)
+            remove_tree(root, lambda _path, _error: None)
+        assert (names(precious), precious.stat().st_mode & 0o777) == (["file", "sub"], 0o750)
+    assert not root.exists()  # that was after the last call
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Mounts a directory of the same disk elsewhere, and returns it."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
-    (tmp_path / "T/a/b").mkdir(parents=True)
-    (tmp_path / "T/a/b/stuck").touch()
-    (tmp_path / "T/a/gone").touch()
+    source = tmp_path / "mounted"
+    source.mkdir(mode=0o750)
+    (source / "precious").touch()
+    inode = source.stat().st_ino
+
+    def mount(target: Path) -> Path:
+        subprocess.run(["mount", "--bind", source, target], check=True)
+        return source
+
+    yield mount
+    while found := [path for path in tmp_path.rglob("*") if path != source and path.stat().st_ino == inode]:
+        subprocess.run(["umount", found[0]], check=True)
+
+
+@pytest.mark.parametrize("place", ["a", "a/b", "a/b/c"])
+def test_what_is_mounted_in_it_is_not_entered_but_told_and_the_rest_goes(
+    tmp_path: Path, mounted: Callable[[Path], Path], place: str
+) -> None:
+    (tmp_path / "T" / place).mkdir(parents=True)
+    (tmp_path / "T/gone").touch()
+    source = mounted(tmp_path / "T" / place)
     told: list[str] = []
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "T/a/b"], check=True)
-    try:
-        remove_tree(tmp_path / "T", lambda path, _error: told.append(path))
-    finally:
-        subprocess.run(["umount", *sorted((tmp_path / "T").rglob("b"))], check=True)
-    assert (told, (tmp_path / "T/a/gone").exists()) == ([str(tmp_path / "T/a/b")], False)
+    remove_tree(tmp_path / "T", lambda path, _error: told.append(path))
+    assert told == [str(tmp_path / "T" / place)]
+    assert not (tmp_path / "T/gone").exists()
+    assert ((source / "precious").exists(), source.stat().st_mode & 0o777) == (True, 0o750)
+
+
+def test_a_directory_that_fills_again_while_it_is_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "T/a").mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def late(path: Any, **named: Any) -> None:
+        (tmp_path / "T/new").touch()
+        rmdir(path, **named)
+
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", late)
+        remove_tree(tmp_path / "T", lambda path, error: told.append(f"{path}: {error.strerror}"))
+    assert told == [f"{tmp_path}/T: Directory not empty"]
+
+
+def test_directories_that_are_closed_to_their_owner_are_removed(tmp_path: Path) -> None:
+    """As somebody who is not root, who has to open them first."""
+    (tmp_path / "home").mkdir()
+    for name in ("T", "T/a", "T/a/b", "T/a/b/c"):
+        (tmp_path / "home" / name).mkdir()
+    (tmp_path / "home/T/a/b/file").touch()
+    for name in ("T/a/b/c", "T/a/b", "T/a", "T"):
+        (tmp_path / "home" / name).chmod(0o555 if name == "T/a" else 0)
+    script = (
+        "import os, sys; from pathlib import Path; from taskrunner.workdir import remove_tree\n"
+        "os.chdir(sys.argv[1]); os.geteuid() or os.setuid(65534)\n"
+        "remove_tree(Path('T'), lambda path, error: print(path, error))"
+    )
+    if os.geteuid() == 0:
+        for path in (tmp_path / "home", *(tmp_path / "home").rglob("*")):
+            os.chown(path, 65534, 65534)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.stdout, ended.stderr, names(tmp_path / "home")) == ("", "", [])
 
 
 def test_two_live_runners_with_one_task_id_stand_side_by_side(tmp_path: Path) -> None:
@@ -223,3 +330,51 @@ def test_removing_a_tree_never_follows_a_link(tmp_path: Path) -> None:
     remove_tree(tmp_path / "T", lambda path, error: pytest.fail(f"{path}: {error}"))
     assert (tmp_path / "precious/file").exists()
     assert not (tmp_path / "T").exists()
+
+
+@contextmanager
+def slowly(holding: AbstractContextManager[Lease], goes_on: threading.Event) -> Iterator[Lease]:
+    goes_on.wait()
+    with holding as lease:
+        yield lease
+
+
+async def test_a_lease_that_is_long_to_come_does_not_hold_up_what_runs_beside(tmp_path: Path) -> None:
+    goes_on = threading.Event()
+    asyncio.get_running_loop().call_soon(goes_on.set)
+    async with held(slowly(leased(tmp_path / "T"), goes_on)) as lease:
+        assert lease.workdir.root == tmp_path / "T"
+        with leased(tmp_path / "T") as another:
+            assert another.workdir.root != tmp_path / "T"
+            another.workdir.root.rmdir()
+    assert names(tmp_path) == ["T"]
+
+
+async def test_a_lease_that_came_when_nobody_waited_any_more_is_given_up_and_what_it_made_is_to_be_swept(
+    tmp_path: Path,
+) -> None:
+    goes_on = threading.Event()
+
+    async def hold() -> None:
+        async with held(slowly(leased(tmp_path / "T"), goes_on)):
+            pytest.fail("it was cancelled before")
+
+    before = set(threading.enumerate())
+    holder = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    holder.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holder
+    goes_on.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    (found,) = abandoned(tmp_path, 0)
+    found.give_up()
+    assert found.workdir.root == tmp_path / "T"
+
+
+async def test_why_there_is_no_lease_is_told_by_the_thread_that_was_to_hold_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TransferIOError, match="--work-dir"):
+        async with held(leased(tmp_path / "file/T")):
+            pass

@@ -34,8 +34,6 @@ from taskrunner.cli.options import (
 from taskrunner.cli.source import PARAMETERS, read_task, task_id_for
 from taskrunner.cli.telling import as_text, remove_told, tell_line, telling
 from taskrunner.errors import ExitCode, TaskrunnerError, TransientError, UsageError, several
-from taskrunner.parameters import KNOWN_PARAMETERS
-from taskrunner.settings import ContainerSettings
 from taskrunner.stopping import until_stopped
 
 if TYPE_CHECKING:
@@ -133,10 +131,8 @@ async def _planned(
     task_id: str | None = values["task_id"]
     if task_id is not None:
         _require_id(task_id)
-    # Containers are not made here: whoever allows what of them is another command.
-    lenient = replace(settings, containers=ContainerSettings(allowed_parameters=KNOWN_PARAMETERS))
     new_id = (lambda: missing_id(job)) if task_id is None else (lambda: task_id)
-    loaded = await read_task(values, lenient, stores, job, new_id=new_id)
+    loaded = await read_task(values, settings, stores, job, new_id=new_id, makes_containers=False)
     if task_id not in (None, loaded.task.id):
         raise UsageError(f"--task-id is {task_id}, but the document's own id is {loaded.task.id}")
     return make_plan(loaded, settings)
@@ -157,7 +153,7 @@ def _require_id(task_id: str) -> None:
 
     if not task_id:
         raise UsageError("--task-id: expected an id, got nothing")
-    for finding in check(Task(id=task_id, executors=()), ContainerSettings()):
+    for finding in check(Task(id=task_id, executors=()), None):
         if finding.at == ("id",):
             raise UsageError(f"--task-id: {finding.text}")
 
@@ -193,12 +189,12 @@ class _Phase:
 async def _bring(phase: _Phase) -> int:
     """Stage in. A directory that is not complete does not stay."""
     from taskrunner.staging.stage_in import stage_in  # noqa: PLC0415  # as above
-    from taskrunner.workdir import reserved  # noqa: PLC0415
+    from taskrunner.workdir import held, reserved  # noqa: PLC0415
 
     # A script may write to its inputs: none of them may be another name of a local original.
     downloads = tuple(replace(download, shareable=False) for download in phase.plan.downloads)
     plan = replace(phase.plan, downloads=downloads)
-    with reserved(plan.root, empty=True) as lease:
+    async with held(reserved(plan.root, empty=True)) as lease:
         work = stage_in(plan, lease.workdir, phase.stores, phase.settings.transfer, phase.reporter)
         code = await phase.told(lease, work)
         if code != ExitCode.COMPLETE:
@@ -211,10 +207,10 @@ async def _bring(phase: _Phase) -> int:
 
 async def _send(phase: _Phase) -> int:
     """Stage out. The directory stays, but where it is not wanted any more."""
-    from taskrunner.workdir import reserved  # noqa: PLC0415
+    from taskrunner.workdir import held, reserved  # noqa: PLC0415
 
     outputs: list[OutputLog] = []
-    with reserved(phase.plan.root, empty=False) as lease:
+    async with held(reserved(phase.plan.root, empty=False)) as lease:
         code = await phase.told(lease, _upload(phase, lease, outputs))
         if code == ExitCode.COMPLETE and not phase.settings.work.leave_work_dir:
             await remove_told(phase.plan.root, phase.reporter)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from taskrunner import workdir
-from taskrunner.events import Event, SweepFailed, WorkDirNotRemoved, WorkDirSwept
+from taskrunner.events import SweepFailed, WorkDirNotRemoved, WorkDirSwept
 from taskrunner.settings import WorkSettings
 from taskrunner.staging import sweeping
-from taskrunner.staging.sweeping import sweep_work_dir
+from taskrunner.staging.sweeping import sweep_work_dir, sweeping_work_dir
 from taskrunner.storage.memory import MemoryStore, OpenUpload
 from taskrunner.workdir import leased, reserved
 from tests.staging.plans import TRANSFER, Recorder, stores_with
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 DAY_SECONDS = 24 * 3600.0
 
@@ -199,8 +206,7 @@ async def test_the_journal_of_an_upload_that_can_not_be_ended_stays_for_another_
         patch.setattr(sweeping, "take_back_uploads", hang)
         patch.setattr(sweeping, "_TAKE_BACK_SECONDS", 0.1)
         told = await sweep(tmp_path, memory)
-    kinds: list[type[Event]] = [SweepFailed, WorkDirSwept]
-    assert [type(event) for event in told.events] == kinds
+    assert [type(event) for event in told.events] == [SweepFailed]
     assert names(tmp_path / ".T") == ["outputs", "taskrunner-lease"]
     assert names(tmp_path) == [".T"]
     assert (await sweep(tmp_path, memory)).events == []
@@ -212,13 +218,13 @@ async def test_the_journal_of_an_upload_that_can_not_be_ended_stays_for_another_
 async def test_what_can_not_be_removed_is_told_once_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, _dir_fd: int | None = None) -> None:
+    def refuse(path: Path, *, dir_fd: int | None = None) -> None:
         raise PermissionError(13, "Permission denied")
 
     killed(tmp_path / "T")
     grow_old(tmp_path / "T")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", refuse)
+        patch.setattr(os, "unlink", refuse)
         (told,) = (await sweep(tmp_path)).events
     assert isinstance(told, WorkDirNotRemoved)
     assert told.fields() == {"path": str(tmp_path / "T"), "error": "Permission denied"}
@@ -241,15 +247,116 @@ async def test_a_sweep_that_is_cancelled_leaves_the_rest_to_another(
         begun.set()
         await asyncio.sleep(1000)
 
-    killed(tmp_path / "T")
-    grow_old(tmp_path / "T")
+    memory = MemoryStore(resumable=True)
+    with_open_upload(tmp_path, memory)
     with monkeypatch.context() as patch:
         patch.setattr(sweeping, "take_back_uploads", hang)
-        sweeper = asyncio.create_task(sweep(tmp_path))
+        sweeper = asyncio.create_task(sweep(tmp_path, memory))
         await begun.wait()
         sweeper.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sweeper
     assert names(tmp_path) == [".T", "T"]
-    await sweep(tmp_path)
+    await sweep(tmp_path, memory)
+    assert (memory.open_uploads, names(tmp_path)) == (0, [])
+
+
+async def test_all_uploads_together_have_one_time_to_be_ended_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits_seconds: list[float] = []
+
+    async def slow(*arguments: object) -> None:
+        limit_seconds = arguments[-1]
+        assert isinstance(limit_seconds, float)
+        limits_seconds.append(limit_seconds)
+        await asyncio.sleep(0.01)
+
+    memory = MemoryStore(resumable=True)
+    with_open_upload(tmp_path, memory)
+    shutil.copytree(tmp_path / ".T", tmp_path / ".U")
+    monkeypatch.setattr(sweeping, "_take_back", slow)
+    await sweep(tmp_path, memory)
+    first, second = limits_seconds
+    assert second < first
+
+
+@asynccontextmanager
+async def sweeping_beside(work_dir: Path, after: Callable[[], Awaitable[None]]) -> AsyncIterator[Recorder]:
+    told = Recorder()
+    async with (
+        stores_with(MemoryStore()) as stores,
+        sweeping_work_dir(WorkSettings(work_dir=work_dir), stores, TRANSFER, told, after=after),
+    ):
+        yield told
+
+
+async def at_once() -> None:
+    pass
+
+
+async def test_inputs_have_the_space_that_a_short_sweep_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_HEAD_START_SECONDS", 60)
+    killed(tmp_path / "T")
+    grow_old(tmp_path / "T")
+    async with sweeping_beside(tmp_path, at_once):
+        assert names(tmp_path) == []
+
+
+async def test_a_long_sweep_does_not_hold_up_the_task_and_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_arguments: object) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            ended.set()
+
+    with_open_upload(tmp_path, MemoryStore())
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "take_back_uploads", hang)
+        patch.setattr(sweeping, "_HEAD_START_SECONDS", 0.01)
+        async with sweeping_beside(tmp_path, at_once) as told:
+            await began.wait()
+            assert not ended.is_set()
+        assert ended.is_set()
+    assert (names(tmp_path), told.events) == ([".T", "T"], [])
+    async with sweeping_beside(tmp_path, at_once):
+        pass
+    assert "T" not in names(tmp_path)
+
+
+async def test_nothing_is_swept_before_containers_that_may_still_write_to_it_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_HEAD_START_SECONDS", 0.01)
+    killed(tmp_path / "T")
+    grow_old(tmp_path / "T")
+    gone, swept = asyncio.Event(), asyncio.Event()
+
+    async def containers_gone() -> None:
+        await gone.wait()
+
+    async with sweeping_beside(tmp_path, containers_gone) as told:
+        monkeypatch.setattr(told, "report", lambda _event: swept.set())
+        assert names(tmp_path) == [".T", "T"]
+        gone.set()
+        await swept.wait()
+    assert names(tmp_path) == []
+
+
+def test_a_removal_that_was_stopped_is_gone_on_with_by_any_later_sweep(tmp_path: Path) -> None:
+    killed(tmp_path / "T")
+    grow_old(tmp_path / "T")
+    stopped = threading.Event()
+    stopped.set()
+    (found,) = workdir.abandoned(tmp_path, DAY_SECONDS)
+    assert not found.remove(stopped)
+    (found,) = workdir.abandoned(tmp_path, DAY_SECONDS)
+    assert found.remove(threading.Event())
     assert names(tmp_path) == []
