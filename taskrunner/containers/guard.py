@@ -1,9 +1,10 @@
 """No container outlives its runner: what dead runners left goes before the task, and somebody watches over ours.
 
-The watchdog has to be there before anything kills us: a sibling container where we are in one ourselves (with
-ours, everything in it ends), else a process in a session of its own. It starts while images and inputs come, is
-on duty before the first executor's container is made, and ends when all of these are gone. Where there can't be
-one, a warning says so and the task goes on.
+The watchdog has to be there before anything kills us: a process in a session of its own sees our process end.
+Where we are in a container, everything in it ends with it; there a sibling container is a second watchdog and
+sees our container end. They start while images and inputs come, are on duty before the first executor's container
+is made, and end when all of these are gone. One that ends by itself is replaced, once. Where there can't be one,
+a warning says so and the task goes on.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from taskrunner.containers.convert import owner_labels
 from taskrunner.containers.engine import RefusedError
-from taskrunner.containers.labels import RUNNER_ID_LABEL, WATCHDOG_LABEL
+from taskrunner.containers.labels import RUNNER_ID_LABEL, WATCHDOG_LABEL, WORK_DIR_LABEL
 from taskrunner.containers.lifetime import StartFailedError, created, start
-from taskrunner.containers.reaper import runner_id, sweep
+from taskrunner.containers.reaper import every_runners, runner_id, sweep
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
 from taskrunner.events import SweepFailed, WatchdogFailed
 from taskrunner.mounts import host_path
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from taskrunner.plan import Plan
     from taskrunner.settings import HostPath, Settings
 
+    _Ended = Callable[[], Awaitable[int | str]]
+    """Waits for a watchdog's end, and returns its exit code, or why there is none."""
+    _Way = Callable[[], AbstractAsyncContextManager[_Ended]]
+    """Starts a watchdog; it runs in the context that it gives."""
+
 _SWEEP_SECONDS = 60.0
 """How long the first executor waits at most for what dead runners left to be gone."""
 _END_SECONDS = 3.0
@@ -48,50 +54,63 @@ _SOCKET = "/taskrunner-engine.sock"
 """Where the watchdog's container has the engine's socket."""
 _WATCHDOG_MEMORY_BYTES = 64 * 1024 * 1024
 _WATCHDOG_PIDS = 16
+_WHOSE = (RUNNER_ID_LABEL, WORK_DIR_LABEL)
+"""What all containers of one runner, and no others, have in common; several may run in one container."""
 
 
 class Guard:
     """The watch over one runner."""
 
     def __init__(self) -> None:
-        self.swept = asyncio.Event()
-        self.on_duty = asyncio.Event()
+        self._awaited: list[asyncio.Event] = []
+
+    def awaits(self) -> asyncio.Event:
+        """Something more that has to be set before we are ready."""
+        self._awaited.append(asyncio.Event())
+        return self._awaited[-1]
 
     async def ready(self) -> None:
-        """Wait until what dead runners left is gone, and the watchdog on duty."""
-        await self.swept.wait()
-        await self.on_duty.wait()
+        """Wait until what dead runners left is gone, and the watchdogs on duty."""
+        for event in self._awaited:
+            await event.wait()
 
 
 @asynccontextmanager
 async def guarded(
     engine: Engine, surroundings: Surroundings, plan: Plan, settings: Settings, reporter: Reporter
 ) -> AsyncIterator[Guard]:
-    """Sweep, and keep a watchdog for as long as the context lasts; both begin beside what is done in it.
+    """Sweep, and keep watchdogs for as long as the context lasts; both begin beside what is done in it.
 
-    The task's lease must be ours. Raises EngineUnavailableError (in a group) where the engine does not answer
-    the sweep.
+    The task's lease must be ours. Raises EngineUnavailableError where the engine does not answer.
     """
+    found = await every_runners(engine, reporter)
     runner = runner_id(surroundings.own_container)
     host_root = host_path(plan.root, surroundings.host_paths)
     labels = {**surroundings.labels, **owner_labels(plan.task.id, host_root), RUNNER_ID_LABEL: runner}
     watch = _Watch(engine, surroundings, runner, f"{plan.task.id}-watchdog", labels, reporter)
     guard = Guard()
 
-    async def sweeping() -> None:
+    async def sweeping(swept: asyncio.Event) -> None:
         try:
             async with asyncio.timeout(_SWEEP_SECONDS):
-                await sweep(engine, runner, plan.task.id, host_root, reporter)
+                await sweep(
+                    engine,
+                    found,
+                    runner=runner,
+                    task_id=plan.task.id,
+                    host_root=host_root,
+                    reporter=reporter,
+                )
         except TimeoutError:
             reporter.report(SweepFailed(error=f"removing did not end within {_SWEEP_SECONDS:g} s"))
-        guard.swept.set()
+        swept.set()
 
     async with asyncio.TaskGroup() as group:
-        beside = [group.create_task(sweeping(), name="container sweep")]
-        if settings.containers.watchdog:
-            beside.append(group.create_task(watch.keep(guard.on_duty), name="watchdog"))
-        else:
-            guard.on_duty.set()
+        beside = [group.create_task(sweeping(guard.awaits()), name="container sweep")]
+        beside += [
+            group.create_task(watch.keep(begin, guard.awaits()), name="watchdog")
+            for begin in (watch.ways() if settings.containers.watchdog else ())
+        ]
         try:
             yield guard
         finally:
@@ -111,36 +130,49 @@ class _Watch:
     labels: Mapping[str, str]
     reporter: Reporter
 
-    async def keep(self, on_duty: asyncio.Event) -> None:
+    def ways(self) -> list[_Way]:
+        """The kinds of watchdog that we need; none, which is told, where a watchdog could not reach the engine."""
+        kind, _, _ = self.engine.host.partition("://")
+        if kind not in ("unix", "tcp") or (kind == "tcp" and os.environ.get("DOCKER_TLS_VERIFY") == "1"):
+            error = f"it can't speak to {self.engine.host}, but only to unix:// and to tcp:// without TLS"
+            self.reporter.report(WatchdogFailed(error=error))
+            return []
+        own_container = self.surroundings.own_container
+        return (
+            [self._process]
+            if own_container is None
+            else [self._process, partial(self._sibling, own_container)]
+        )
+
+    async def keep(self, begin: _Way, on_duty: asyncio.Event) -> None:
         """Keep a watchdog until cancelled; where there is none (any more) that is told, and we return."""
-        try:
-            async with self._watchdog() as ended:
-                on_duty.set()
-                error = f"it ended by itself, with {await ended()}"
-        except (StartFailedError, ImageUnavailableError, EngineUnavailableError, OSError) as failure:
-            error = str(failure)
-        self.reporter.report(WatchdogFailed(error=error))
+        for what_now in ("another one is started", "no further one is started"):
+            try:
+                async with begin() as ended:
+                    on_duty.set()
+                    error = f"it ended by itself, with {await ended()}; {what_now}"
+            except (StartFailedError, ImageUnavailableError, EngineUnavailableError, OSError) as failure:
+                self.reporter.report(WatchdogFailed(error=str(failure)))
+                break
+            self.reporter.report(WatchdogFailed(error=error))
         on_duty.set()
 
-    def _watchdog(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[int]]]:
-        """A running watchdog; what comes in waits for its end and returns its exit code."""
-        kind, _, address = self.engine.host.partition("://")
-        if kind not in ("unix", "tcp") or (kind == "tcp" and os.environ.get("DOCKER_TLS_VERIFY") == "1"):
-            raise OSError(
-                f"it can't speak to {self.engine.host}, but only to unix:// and to tcp:// without TLS"
-            )
-        who = (RUNNER_ID_LABEL, self.runner, WATCHDOG_LABEL)
-        own_container = self.surroundings.own_container
-        if own_container is None:
-            return self._process((self.engine.host, *who))
-        if kind == "tcp":
-            return self._sibling(own_container, None, (self.engine.host, *who, own_container))
-        source = _on_host(Path(address), self.surroundings.host_paths)
-        return self._sibling(own_container, source, (f"unix://{_SOCKET}", *who, own_container))
+    async def _nothing_left(self) -> bool:
+        """Whether no container is there that a watchdog would have to remove: else it stays, and does that."""
+        return not any(
+            all(one.labels.get(name) == self.labels[name] for name in _WHOSE)
+            for one in await self.engine.labelled(RUNNER_ID_LABEL)
+            if one.labels.get(WATCHDOG_LABEL) != self.runner
+        )
+
+    def _arguments(self, docker_host: str, runners_container: str = "") -> list[str]:
+        """Of the script, as it tells."""
+        whose = (f"{name}={self.labels[name]}" for name in _WHOSE)
+        return [docker_host, runners_container, f"{WATCHDOG_LABEL}={self.runner}", *whose]
 
     @asynccontextmanager
-    async def _process(self, arguments: Sequence[str]) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-        watchdog = _start(arguments)
+    async def _process(self) -> AsyncIterator[_Ended]:
+        watchdog = _start(self._arguments(self.engine.host))
         try:
             yield partial(in_daemon_thread, watchdog.wait, name="watchdog's end")
         finally:
@@ -153,18 +185,19 @@ class _Watch:
     async def _dismiss(self, watchdog: Popen[bytes]) -> None:
         """End a watchdog that is not needed any more. Else it goes on where our own removing failed."""
         try:
-            labelled = await self.engine.labelled(RUNNER_ID_LABEL)
+            needed = not await self._nothing_left()
         except EngineUnavailableError:
-            return  # it has more patience than we have time
-        if not any(one.labels[RUNNER_ID_LABEL] == self.runner for one in labelled):
+            needed = True  # it has more patience than we have time
+        if not needed:
             watchdog.kill()
             await in_daemon_thread(watchdog.wait, name="watchdog's end")
 
     @asynccontextmanager
-    async def _sibling(
-        self, own_container: str, socket: str | None, arguments: Sequence[str]
-    ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    async def _sibling(self, own_container: str) -> AsyncIterator[_Ended]:
         own = await self.engine.inspect(own_container)
+        kind, _, address = self.engine.host.partition("://")
+        socket = _on_host(Path(address), self.surroundings.host_paths) if kind == "unix" else None
+        arguments = self._arguments(f"unix://{_SOCKET}" if socket else self.engine.host, own_container)
         source = await asyncio.to_thread(_SCRIPT.read_text)
         config = watchdog_config(
             own.image_hash,
@@ -173,17 +206,19 @@ class _Watch:
             network="none" if socket else own.network_mode,
             labels=self.labels,
         )
-        async with created(self.engine, self.name, config, self.reporter) as container:
+        async with created(
+            self.engine, self.name, config, self.reporter, may_go=self._nothing_left
+        ) as container:
             await start(self.engine, container)
             yield partial(self._end_of, container)
 
-    async def _end_of(self, container: str) -> int:
-        """The watchdog's exit code. A connection that breaks changes nothing for the watchdog."""
+    async def _end_of(self, container: str) -> int | str:
+        """The watchdog's exit code, or why there is none. A connection that breaks changes nothing for it."""
         while True:
             try:
                 return await self.engine.wait(container)
-            except RefusedError:
-                raise
+            except RefusedError as error:
+                return error.words
             except EngineUnavailableError:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
@@ -194,7 +229,8 @@ def watchdog_config(
     """The body of `POST /containers/create` for a watchdog: it can do nothing but talk to the engine.
 
     `socket` is the engine's on the Docker host, None where it is spoken to over the `network`. The user and the
-    groups are our own, since they may use the engine. It is not in the job's cgroup: it has to outlive that.
+    groups are our own, since they may use the engine. It is not in the job's cgroup: it has to outlive that. The
+    `labels` tell its runner.
     """
     mounts = [{"Type": "bind", "Source": socket, "Target": _SOCKET, "ReadOnly": True}] if socket else []
     return {
@@ -204,7 +240,7 @@ def watchdog_config(
         "User": f"{os.geteuid()}:{os.getegid()}",
         "WorkingDir": "/",
         "Healthcheck": {"Test": ["NONE"]},
-        "Labels": {**labels, WATCHDOG_LABEL: "true"},
+        "Labels": {**labels, WATCHDOG_LABEL: labels[RUNNER_ID_LABEL]},
         "HostConfig": {
             "AutoRemove": True,
             "ReadonlyRootfs": True,

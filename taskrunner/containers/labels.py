@@ -12,4 +12,7 @@ ATTEMPT_LABEL = "taskrunner.attempt"
 RUNNER_ID_LABEL = "taskrunner.runner-id"
 """Who runs the task, as `reaper.runner_id` calls it: its containers are to go when it is gone."""
 WATCHDOG_LABEL = "taskrunner.watchdog"
-"""Only on the container that watches over the runner of the other labels."""
+"""With the runner's id as its value, on the container that watches over that runner.
+
+Its name alone says nothing: an image may bring labels, but can't know who will run it.
+"""

@@ -6,6 +6,8 @@ runner left is still there) ours gets a suffix.
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,18 +15,23 @@ from typing import TYPE_CHECKING
 
 from taskrunner.containers.convert import start_failure_code
 from taskrunner.containers.engine import RefusedError, persistently
+from taskrunner.containers.labels import WORK_DIR_LABEL
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
 from taskrunner.events import ContainerNotRemoved
+from taskrunner.paths import is_within
 from taskrunner.shielded import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from taskrunner.containers.engine import Engine
     from taskrunner.events import Reporter
 
 _LIMIT_SECONDS = 5.0
 """How long creating and removing may each take once we are being stopped."""
+
+
+_MISSING_SOURCE = re.compile(r"bind source path does not exist: (.+)")
 
 
 class StartFailedError(Exception):
@@ -37,12 +44,19 @@ class StartFailedError(Exception):
 
 @asynccontextmanager
 async def created(
-    engine: Engine, name: str, config: Mapping[str, object], reporter: Reporter, index: int = 0
+    engine: Engine,
+    name: str,
+    config: Mapping[str, object],
+    reporter: Reporter,
+    index: int = 0,
+    *,
+    may_go: Callable[[], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[str]:
-    """A new container's id; it is removed, running or not, when the context is left.
+    """A new container's id; it is removed, running or not, when the context is left, unless it may not go then.
 
     Raises:
         StartFailedError: the engine refuses the configuration.
+        EngineUnavailableError: the Docker host does not have what the operator wants mounted.
         ImageUnavailableError: the image is not there (any more).
     """
     made: list[str] = []
@@ -50,12 +64,15 @@ async def created(
     async def make() -> None:
         made.append(await _create(engine, name, config))
 
+    def tell(error: str) -> None:
+        reporter.report(ContainerNotRemoved(index=index, container=name, error=error))
+
     try:
         await to_the_end(make(), name=f"create {name}", limit_seconds=_LIMIT_SECONDS)
         yield made[0]
     finally:
         for container in made:
-            removing = _remove(engine, container, name, reporter, index)
+            removing = _remove(engine, container, may_go, tell)
             await to_the_end(removing, name=f"remove {name}", limit_seconds=_LIMIT_SECONDS)
 
 
@@ -79,12 +96,21 @@ async def start(engine: Engine, container: str, gpus: Sequence[str] = ()) -> Non
         raise StartFailedError(start_failure_code(error.words), error.words) from error
 
 
-async def _remove(engine: Engine, container: str, name: str, reporter: Reporter, index: int) -> None:
+async def _remove(
+    engine: Engine,
+    container: str,
+    may_go: Callable[[], Awaitable[bool]] | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Remove a container; the step's own outcome counts, so what stays on the host is told and not raised."""
     try:
-        await persistently(partial(engine.remove, container), _LIMIT_SECONDS)
+        if may_go is None or await may_go():
+            await persistently(partial(engine.remove, container), _LIMIT_SECONDS)
     except EngineUnavailableError as error:
-        # The step's own outcome counts; what stays on the host is told.
-        reporter.report(ContainerNotRemoved(index=index, container=name, error=str(error)))
+        tell(str(error))
+    except asyncio.CancelledError:  # `to_the_end` gives no more time
+        tell(f"the Docker engine did not do it within {_LIMIT_SECONDS:g} s")
+        raise
 
 
 async def _create(engine: Engine, name: str, config: Mapping[str, object]) -> str:
@@ -102,10 +128,21 @@ async def _create(engine: Engine, name: str, config: Mapping[str, object]) -> st
 
 def _create_failure(
     error: RefusedError, config: Mapping[str, object]
-) -> StartFailedError | ImageUnavailableError:
+) -> StartFailedError | ImageUnavailableError | EngineUnavailableError:
     if error.status == 404 and "image" in error.words.lower():
         return ImageUnavailableError(f"the image {config['Image']} is not on the Docker host: {error.words}")
     words = error.words
-    if "bind source path does not exist" in words:
+    missing, work_dir = _MISSING_SOURCE.search(words), _work_dir(config)
+    if missing and work_dir:
+        if not is_within(missing[1], work_dir):
+            return EngineUnavailableError(
+                f"the Docker host has no {missing[1]}, which is to be mounted: give --mount only what is there"
+            )
         words += " (is the work directory at the same path on the Docker host?)"
     return StartFailedError(start_failure_code(words), words)
+
+
+def _work_dir(config: Mapping[str, object]) -> str | None:
+    """Where a task's own mounts come from; None for a container that has no task's."""
+    labels = config.get("Labels")
+    return labels.get(WORK_DIR_LABEL) if isinstance(labels, dict) else None

@@ -1,9 +1,10 @@
 """What dead runners left on the engine's host is removed, and nothing else is.
 
 Killed, a runner leaves its containers behind; the next one on the same host removes them. Whose a container is
-stands in its labels, and who is gone is known only of two kinds of runner: a container that the engine does not
-have any more, or has seen end; a process that this very host, seen from this very PID namespace, does not have
-any more. Everybody else counts as alive, and so does whoever an engine that refuses to answer was asked about.
+stands in its labels, and who is gone or alive is known only of two kinds of runner: a container, of which the
+engine knows; a process of this very host, seen from this very PID namespace. Of everybody else it is not known,
+and their containers stay, but for those of our own task in our own directory: we hold its lease, so no runner
+lives that had it before.
 
 Labels may also come from an image that somebody made of one of our containers (`docker commit`). What runs from
 such an image is not ours, so a container counts only where its labels are not its image's.
@@ -15,6 +16,7 @@ import asyncio
 import os
 import re
 import socket
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +27,27 @@ from taskrunner.errors import EngineUnavailableError
 from taskrunner.events import ContainerNotRemoved, ContainerOrphanRemoved, SweepFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from taskrunner.containers.engine import Engine, Labelled
     from taskrunner.events import Reporter
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _PROCESS = re.compile(r"(.+)/([0-9]{1,19})/([1-9][0-9]{0,9})/([0-9]{1,19})")
 _ENDED = frozenset(("exited", "dead"))
+_STATE, _STARTED_TICKS = 0, 19
+"""Where `_stat` has what a process is doing, and when it began, in clock ticks since the host did."""
+_ZOMBIES = ("Z", "X")
+_ANSWER_SECONDS = 5.0
+"""How long the engine has for each runner: somebody else's container that is stuck must not stop our task."""
+
+
+class Life(Enum):
+    """What is known of a runner."""
+
+    GONE = auto()
+    ALIVE = auto()
+    UNKNOWN = auto()
 
 
 def runner_id(own_container: str | None) -> str:
@@ -41,34 +58,74 @@ def runner_id(own_container: str | None) -> str:
     """
     if own_container is not None:
         return own_container
-    return f"{socket.gethostname()}/{_pid_namespace()}/{os.getpid()}/{_started_ticks('self')}"
+    stat = _stat("self")
+    started_ticks = stat[_STARTED_TICKS] if stat else "unknown"
+    return f"{socket.gethostname()}/{_pid_namespace()}/{os.getpid()}/{started_ticks}"
 
 
-async def sweep(engine: Engine, runner: str, task_id: str, host_root: str, reporter: Reporter) -> None:
-    """Remove every container, running or not, whose runner is gone, and tell it; `runner` is our own id.
-
-    An earlier runner of this very task in the same directory (`host_root`, as the Docker host calls it) is gone
-    wherever it was: that we hold the directory's lease proves it. To be called once, while we do.
+async def every_runners(engine: Engine, reporter: Reporter) -> tuple[Labelled, ...]:
+    """All containers of all runners on the engine's host, for `sweep`; to be asked before we make any.
 
     Raises EngineUnavailableError where the engine does not answer; a refusal is told, and the task goes on.
     """
-    ours = owner_labels(task_id, host_root)
     try:
-        found = [
-            one for one in await engine.labelled(TASK_ID_LABEL) if one.labels.get(RUNNER_ID_LABEL) != runner
-        ]
-        others = dict.fromkeys(one.labels[RUNNER_ID_LABEL] for one in found if RUNNER_ID_LABEL in one.labels)
-        gone = {other for other in others if await is_gone(engine, other)}
+        return await engine.labelled(TASK_ID_LABEL)
     except RefusedError as error:
         reporter.report(SweepFailed(error=str(error)))
-        return
-    orphans = [
-        one for one in found if one.labels.get(RUNNER_ID_LABEL) in gone or ours.items() <= one.labels.items()
-    ]
+        return ()
+
+
+async def sweep(
+    engine: Engine,
+    found: Iterable[Labelled],
+    *,
+    runner: str,
+    task_id: str,
+    host_root: str,
+    reporter: Reporter,
+) -> None:
+    """Remove every container of `found` whose runner is gone, and tell it.
+
+    Who had this very task in this directory before (`host_root`, as the Docker host calls it), and is not known to
+    be alive, is gone: we hold the lease. That may have our own id, `runner`, where our container was started again
+    or where a runner before us in it was killed.
+
+    What goes wrong is told, and never raised.
+    """
+    ours = owner_labels(task_id, host_root)
+    others = dict.fromkeys(one.labels.get(RUNNER_ID_LABEL, runner) for one in found)
+    others.pop(runner, None)
+    lives = dict(
+        zip(others, await asyncio.gather(*(_asked(engine, one, reporter) for one in others)), strict=True)
+    )
+
+    def is_orphan(one: Labelled) -> bool:
+        life = lives.get(one.labels.get(RUNNER_ID_LABEL, runner), Life.UNKNOWN)
+        return life is Life.GONE or (life is Life.UNKNOWN and ours.items() <= one.labels.items())
+
+    orphans = [one for one in found if is_orphan(one)]
     # Should we be killed meanwhile, their own watchdogs are still there.
     for watchdogs in (False, True):
-        batch = [one for one in orphans if (WATCHDOG_LABEL in one.labels) is watchdogs]
+        batch = [one for one in orphans if _is_watchdog(one) is watchdogs]
         await asyncio.gather(*(_remove(engine, orphan, reporter) for orphan in batch))
+
+
+async def _asked(engine: Engine, runner: str, reporter: Reporter) -> Life:
+    """What is known of a runner; one that the engine does not answer about counts as alive, which is told."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await life_of(engine, runner)
+    except (EngineUnavailableError, TimeoutError) as error:
+        why = str(error) or f"no answer within {_ANSWER_SECONDS:g} s"
+        reporter.report(
+            SweepFailed(error=f"the engine does not say whether the runner {runner} lives: {why}")
+        )
+        return Life.ALIVE
+
+
+def _is_watchdog(container: Labelled) -> bool:
+    labels = container.labels
+    return WATCHDOG_LABEL in labels and labels[WATCHDOG_LABEL] == labels.get(RUNNER_ID_LABEL)
 
 
 async def _remove(engine: Engine, orphan: Labelled, reporter: Reporter) -> None:
@@ -90,41 +147,44 @@ async def _is_of_a_runner(engine: Engine, container: Labelled) -> bool:
     return inherited is not None and inherited.get(told_by) != container.labels[told_by]
 
 
-async def is_gone(engine: Engine, runner: str) -> bool:
-    """Whether a runner is known to be gone.
+async def life_of(engine: Engine, runner: str) -> Life:
+    """What is known of a runner.
 
     Raises EngineUnavailableError where the engine does not answer.
     """
     if not _CONTAINER_ID.fullmatch(runner):
-        return _is_gone_process(runner)
+        return _life_of_process(runner)
     try:
-        return (await engine.inspect(runner)).status in _ENDED
+        return Life.GONE if (await engine.inspect(runner)).status in _ENDED else Life.ALIVE
     except RefusedError as error:
-        return error.status == 404
+        return Life.GONE if error.status == 404 else Life.UNKNOWN
 
 
-def _is_gone_process(runner: str) -> bool:
+def _life_of_process(runner: str) -> Life:
     named = _PROCESS.fullmatch(runner)
     if named is None or named[1] != socket.gethostname() or int(named[2]) != _pid_namespace():
-        return False
+        return Life.UNKNOWN
     try:
         os.kill(int(named[3]), 0)
     except ProcessLookupError:
-        return True
+        return Life.GONE
     except (PermissionError, OverflowError):
         pass  # somebody else's, and perhaps hidden from us in /proc
-    begun_ticks = _started_ticks(named[3])
-    return begun_ticks is not None and begun_ticks != int(named[4])
+    stat = _stat(named[3])
+    if stat is None:
+        return Life.UNKNOWN
+    same = stat[_STARTED_TICKS] == named[4]
+    return Life.ALIVE if same and stat[_STATE] not in _ZOMBIES else Life.GONE
 
 
 def _pid_namespace() -> int:
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
-def _started_ticks(pid: str) -> int | None:
-    """When a process began, in clock ticks since the host did; None where /proc does not show (our) processes.
+def _stat(pid: str) -> list[str] | None:
+    """A process's fields in /proc/PID/stat (proc(5)), from the third on; the second may hold anything.
 
-    The 22nd field of /proc/PID/stat (proc(5)); the second is a name in parentheses that may hold anything.
+    None where /proc does not show (our) processes.
     """
     try:
         if pid != "self" and Path("/proc/self").readlink() != Path(str(os.getpid())):
@@ -132,4 +192,4 @@ def _started_ticks(pid: str) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return int(stat.rpartition(b")")[2].split()[19])
+    return stat.rpartition(b")")[2].decode().split()

@@ -2,13 +2,15 @@
 
 A script of its own that needs nothing but Python's library, run by `python -I -S`; `guard` starts it. It waits
 for the runner's end, and has loaded next to nothing until then. A runner outside a container is gone when our
-standard input ends, whose other end nobody else holds; one in a container when the engine says that the
-container has exited or is not there. An engine that fails or does not answer says nothing: it is asked again.
+standard input ends, whose other end nobody else holds. Where RUNNERS_CONTAINER is not empty, we are in a container
+of our own: then the runner is gone when the engine says that its container has exited or is not there. An engine
+that fails or does not answer says nothing: it is asked again.
 
-    watchdog.py DOCKER_HOST LABEL RUNNER SPARED_LABEL [RUNNERS_CONTAINER]
+    watchdog.py DOCKER_HOST RUNNERS_CONTAINER WATCHDOG LABEL...
 
-Removed is every container whose LABEL is RUNNER, but for one that has a SPARED_LABEL (we ourselves) or that got
-its label from its image, which somebody may have made of one of the runner's containers.
+Removed is every container that has all of the LABELs (NAME=VALUE), but for one that got them from its image, which
+somebody may have made of one of the runner's containers. What has the label WATCHDOG is removed by a process only,
+and last: until then, either may end before it is done. A watchdog's container is removed by the engine.
 """
 
 from __future__ import annotations
@@ -29,18 +31,17 @@ _PATIENCE_SECONDS = 900.0
 """With an engine that is down. What is left then, the next runner's start removes."""
 
 
-def main(
-    docker_host: str, label: str, runner: str, spared_label: str, runners_container: str | None = None
-) -> None:
+def main(docker_host: str, runners_container: str, watchdog: str, *labels: str) -> None:
     """Wait for the end of the runner, then remove its containers until none is left."""
-    if runners_container is None:
-        _await_end_of_input()
-    else:
+    if runners_container:
         _await_end_of(docker_host, runners_container)
+    else:
+        _await_end_of_input()
     deadline = time.monotonic() + _PATIENCE_SECONDS
     looks = 0
     while looks < _LOOKS and time.monotonic() < deadline:
-        looks = 0 if _remove_all(docker_host, label, runner, spared_label) else looks + 1
+        left = _remove_all(docker_host, watchdog, labels, watchdogs_too=not runners_container)
+        looks = 0 if left else looks + 1
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -60,30 +61,36 @@ def _await_end_of(docker_host: str, container: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _remove_all(docker_host: str, label: str, runner: str, spared_label: str) -> bool:
+def _remove_all(docker_host: str, watchdog: str, labels: tuple[str, ...], *, watchdogs_too: bool) -> bool:
     """Whether something was, or may be, left to remove."""
     from json import dumps  # noqa: PLC0415  # as in `_ask`
     from urllib.parse import quote  # noqa: PLC0415
 
-    filters = quote(dumps({"label": [f"{label}={runner}"]}))
+    filters = quote(dumps({"label": labels}))
     status, listed = _ask(docker_host, "GET", f"/containers/json?all=1&filters={filters}")
     if status != 200:
         return True
-    left = False
-    for one in listed:
-        if spared_label in one["Labels"]:
-            continue
-        status, image = _ask(docker_host, "GET", f"/images/{one['ImageID']}/json")
-        if status == 200 and _labels_of(image).get(label) != runner:
-            _ask(docker_host, "DELETE", f"/containers/{one['Id']}?force=1&v=1")
-            left = True
-        elif status not in (200, 404):
-            left = True  # it may be ours
-    return left
+    watchdogs = [one for one in listed if watchdog in _labels(one)]
+    others = [one for one in listed if one not in watchdogs]
+    left = [one for one in others if _remove(docker_host, one, labels)]
+    if watchdogs_too and not left:
+        left = [one for one in watchdogs if _remove(docker_host, one, labels)]
+    return bool(left)
 
 
-def _labels_of(image: Any) -> dict[str, str]:
-    return (image["Config"] or {}).get("Labels") or {}
+def _remove(docker_host: str, container: Any, labels: tuple[str, ...]) -> bool:
+    """Remove a container that is the runner's; whether it was, or may be."""
+    status, image = _ask(docker_host, "GET", f"/images/{container['ImageID']}/json")
+    if status != 200:
+        return status != 404  # it may be ours
+    if _labels(image["Config"] or {}).issuperset(labels):
+        return False
+    _ask(docker_host, "DELETE", f"/containers/{container['Id']}?force=1&v=1")
+    return True
+
+
+def _labels(labelled: Any) -> set[str]:
+    return {f"{name}={value}" for name, value in (labelled.get("Labels") or {}).items()}
 
 
 def _ask(docker_host: str, method: str, path: str) -> tuple[int, Any]:

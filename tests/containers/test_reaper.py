@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -15,8 +16,8 @@ import pytest
 from aiohttp import web
 
 from taskrunner.containers import reaper
-from taskrunner.containers.engine import Engine
-from taskrunner.containers.reaper import is_gone, runner_id
+from taskrunner.containers.engine import Engine, Labelled
+from taskrunner.containers.reaper import Life, life_of, runner_id
 from taskrunner.errors import EngineUnavailableError
 from taskrunner.events import ContainerNotRemoved, ContainerOrphanRemoved, SweepFailed
 from taskrunner.workdir import leased
@@ -77,40 +78,47 @@ def test_the_start_of_a_process_is_read_whatever_its_name(tmp_path: Path) -> Non
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "600"]) as process:
         try:
-            assert reaper._started_ticks(str(process.pid)) == int(process_id(process.pid).rpartition("/")[2])
+            assert asyncio.run(life_of(NOWHERE, process_id(process.pid))) is Life.ALIVE
         finally:
             process.kill()
 
 
 async def test_a_process_that_runs_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
-    assert not await is_gone(NOWHERE, process_id(sleeper.pid))
+    assert await life_of(NOWHERE, process_id(sleeper.pid)) is Life.ALIVE
 
 
 async def test_a_process_that_is_not_there_is_gone(dead: str) -> None:
-    assert await is_gone(NOWHERE, dead)
+    assert await life_of(NOWHERE, dead) is Life.GONE
 
 
 async def test_a_process_whose_number_another_one_has_is_gone(sleeper: subprocess.Popen[bytes]) -> None:
-    assert await is_gone(NOWHERE, process_id(sleeper.pid) + "1")
+    assert await life_of(NOWHERE, process_id(sleeper.pid) + "1") is Life.GONE
 
 
-async def test_a_process_of_another_host_is_alive(dead: str) -> None:
-    assert not await is_gone(NOWHERE, f"other-{dead}")
+def test_a_killed_process_whose_parent_does_not_look_is_gone(sleeper: subprocess.Popen[bytes]) -> None:
+    runner = process_id(sleeper.pid)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert asyncio.run(life_of(NOWHERE, runner)) is Life.GONE
 
 
-async def test_a_process_of_another_pid_namespace_is_alive(dead: str) -> None:
+async def test_a_process_of_another_host_is_not_known(dead: str) -> None:
+    assert await life_of(NOWHERE, f"other-{dead}") is Life.UNKNOWN
+
+
+async def test_a_process_of_another_pid_namespace_is_not_known(dead: str) -> None:
     host, namespace, pid, started = dead.split("/")
-    assert not await is_gone(NOWHERE, f"{host}/{int(namespace) + 1}/{pid}/{started}")
+    assert await life_of(NOWHERE, f"{host}/{int(namespace) + 1}/{pid}/{started}") is Life.UNKNOWN
 
 
-async def test_somebody_elses_process_that_proc_hides_is_alive(
+async def test_somebody_elses_process_that_proc_hides_is_not_known(
     dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_pid: int, _signal: int) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)
-    assert not await is_gone(NOWHERE, dead)
+    assert await life_of(NOWHERE, dead) is Life.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -127,23 +135,23 @@ async def test_somebody_elses_process_that_proc_hides_is_alive(
         "A" * 64,
     ],
 )
-async def test_an_id_that_no_runner_has_is_alive(runner: str) -> None:
-    assert not await is_gone(NOWHERE, runner.replace("HERE", f"{HOST}/{PID_NAMESPACE}"))
+async def test_an_id_that_no_runner_has_is_not_known(runner: str) -> None:
+    assert await life_of(NOWHERE, runner.replace("HERE", f"{HOST}/{PID_NAMESPACE}")) is Life.UNKNOWN
 
 
 async def test_a_container_that_is_not_there_is_gone(engine: Engine) -> None:
-    assert await is_gone(engine, "0" * 64)
+    assert await life_of(engine, "0" * 64) is Life.GONE
 
 
 async def test_a_container_is_gone_when_it_has_ended_and_not_before(task: Task) -> None:
     config = {"Image": task.image, "Cmd": ["sleep", "600"], "Labels": {"taskrunner.task-id": task.task_id}}
     container = await task.engine.create(task.task_id, config)
-    seen = [await is_gone(task.engine, container)]
+    seen = [await life_of(task.engine, container)]
     await task.engine.start(container)
-    seen.append(await is_gone(task.engine, container))
+    seen.append(await life_of(task.engine, container))
     await task.engine.kill(container)
     await task.engine.wait(container)
-    assert [*seen, await is_gone(task.engine, container)] == [False, False, True]
+    assert [*seen, await life_of(task.engine, container)] == [Life.ALIVE, Life.ALIVE, Life.GONE]
 
 
 @asynccontextmanager
@@ -163,16 +171,24 @@ async def refusing_engine(status: int) -> AsyncIterator[Engine]:
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 500, 503])
-async def test_an_engine_that_refuses_to_say_does_not_mean_gone(status: int) -> None:
+async def test_of_whom_the_engine_refuses_to_say_anything_nothing_is_known(status: int) -> None:
     async with refusing_engine(status) as engine:
-        assert not await is_gone(engine, "0" * 64)
+        assert await life_of(engine, "0" * 64) is Life.UNKNOWN
 
 
 # --- the sweep
 
 
-async def sweep(task: Task, root: Path | None = None, runner: str = "ours") -> None:
-    await reaper.sweep(task.engine, runner, task.task_id, str(root or task.workdir.root), task.reporter)
+async def sweep(task: Task, root: Path | None = None, found: tuple[Labelled, ...] | None = None) -> None:
+    """What is `found` before we make any is all that there is, unless it is given."""
+    await reaper.sweep(
+        task.engine,
+        await reaper.every_runners(task.engine, task.reporter) if found is None else found,
+        runner="ours",
+        task_id=task.task_id,
+        host_root=str(root or task.workdir.root),
+        reporter=task.reporter,
+    )
 
 
 async def left_behind(task: Task, *command: str, **labels: str) -> str:
@@ -206,16 +222,34 @@ async def test_what_a_dead_runner_of_any_task_left_is_removed_running_or_not(tas
 
 
 async def test_a_dead_runners_watchdog_is_removed_as_well(task: Task, dead: str) -> None:
-    await left_behind(task, "sleep", "600", runner_id=dead, watchdog="true")
+    await left_behind(task, "sleep", "600", runner_id=dead, watchdog=dead)
     await sweep(task)
     assert task.containers == []
+
+
+async def test_watchdogs_go_after_what_they_watch_over_whatever_labels_images_bring(
+    task: Task, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchdog = await left_behind(task, "sleep", "600", runner_id=dead, watchdog=dead)
+    forged = await left_behind(task, "sleep", "600", runner_id=dead, watchdog="true")
+    removed: list[str] = []
+    original = Engine.remove
+
+    async def noting(engine: Engine, container: str) -> None:
+        removed.append(container)
+        await original(engine, container)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "remove", noting)
+        await sweep(task)
+    assert removed == [forged, watchdog]
 
 
 async def test_what_an_earlier_runner_left_in_our_own_directory_is_removed_wherever_it_was(
     task: Task,
 ) -> None:
-    """That we hold the lease of the directory proves that it is dead."""
-    for labels in ({"runner_id": "elsewhere/1/2/3"}, {}):
+    """That we hold the lease of the directory proves that it is dead, be it in a former life of our container."""
+    for labels in ({"runner_id": "elsewhere/1/2/3"}, {"runner_id": "ours"}, {}):
         await left_behind(task, "sleep", "600", work_dir=str(task.workdir.root), **labels)
     await sweep(task)
     assert task.containers == []
@@ -230,10 +264,47 @@ async def test_the_container_of_a_runner_that_lives_is_left_alone(
     assert task.reporter.events == []
 
 
-async def test_our_own_containers_are_left_alone(task: Task) -> None:
-    await left_behind(task, "sleep", "600", runner_id="ours", work_dir=str(task.workdir.root))
+async def test_the_container_of_a_runner_that_lives_is_left_alone_whatever_directory_it_says(
+    task: Task, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """In another mount namespace the same path is another directory."""
+    await left_behind(
+        task, "sleep", "600", runner_id=process_id(sleeper.pid), work_dir=str(task.workdir.root)
+    )
     await sweep(task)
     assert len(task.containers) == 1
+
+
+async def test_our_own_containers_are_left_alone(task: Task) -> None:
+    found = await reaper.every_runners(task.engine, task.reporter)
+    await left_behind(task, "sleep", "600", runner_id="ours", work_dir=str(task.workdir.root))
+    await sweep(task, found=found)
+    assert len(task.containers) == 1
+
+
+async def test_another_runner_in_our_container_keeps_its_containers(task: Task) -> None:
+    await left_behind(task, "sleep", "600", runner_id="ours", work_dir="/another")
+    await sweep(task)
+    assert len(task.containers) == 1
+
+
+async def test_a_runner_that_the_engine_does_not_answer_about_counts_as_alive_and_stops_nothing(
+    task: Task, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = await left_behind(task, "sleep", "600")
+    others = await left_behind(task, "sleep", "600", runner_id=stuck, work_dir=str(task.workdir.root))
+    await left_behind(task, "sleep", "600", runner_id=dead)
+
+    async def silent(_engine: Engine, _container: str) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "inspect", silent)
+        patch.setattr(reaper, "_ANSWER_SECONDS", 0.1)
+        await sweep(task)
+    assert told(task) == [(task.task_id, dead)]
+    assert (await task.engine.inspect(others)).status == "running"
+    assert stuck in str([event.fields() for event in task.reporter.of(SweepFailed)])
 
 
 async def test_another_live_runner_of_the_task_keeps_its_container(task: Task) -> None:

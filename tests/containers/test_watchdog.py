@@ -18,19 +18,22 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
+from scripts.runner_image import PYTHON
 from taskrunner.containers import watchdog
 from taskrunner.containers.guard import watchdog_config
-from taskrunner.containers.labels import RUNNER_ID_LABEL, WATCHDOG_LABEL
+from taskrunner.containers.labels import RUNNER_ID_LABEL, WATCHDOG_LABEL, WORK_DIR_LABEL
 from tests.engine import ask, remove_image
 from tests.job import JobContainer, inspect, started
 from tests.program import environment, run
 from tests.servers import web_server
 
 SOCKET = "unix:///var/run/docker.sock"
+WHO = {RUNNER_ID_LABEL: "r"}
 JSON = {"Content-Type": "application/json"}
 SECONDS = 60
 FOREVER = ["sleep", "1000"]
 OFFLINE = ("--network", "none")
+WORK = "/work/of=it"
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -46,7 +49,12 @@ def runs_any(containers: list[str]) -> bool:
         for status, body in (ask("GET", f"/containers/{one}/json") for one in containers)
         if status == 200
     ]
-    return any(one["State"]["Running"] and WATCHDOG_LABEL not in one["Config"]["Labels"] for one in known)
+    return any(one["State"]["Running"] and not is_watchdog(one) for one in known)
+
+
+def is_watchdog(container: Mapping[str, Any]) -> bool:
+    labels = container["Config"]["Labels"]
+    return bool(labels.get(WATCHDOG_LABEL) == labels[RUNNER_ID_LABEL])
 
 
 def up(job: JobContainer) -> None:
@@ -65,6 +73,10 @@ class Host:
         self.image = image
         self.runner = f"test-{uuid4().hex[:12]}"
         self._made: list[str] = []
+
+    def ours(self, *, runner: str | None = None, **labels: str) -> str:
+        """A running container of the runner's."""
+        return self.container(runner_id=runner or self.runner, work_dir=WORK, **labels)
 
     def container(self, *, image: str | None = None, **labels: str) -> str:
         """A running container."""
@@ -102,10 +114,13 @@ def host(busybox_image: str) -> Iterator[Host]:
 
 
 @contextmanager
-def watching(runner: str, *arguments: str, docker_host: str = SOCKET) -> Iterator[subprocess.Popen[bytes]]:
+def watching(
+    runner: str, runners_container: str = "", *, docker_host: str = SOCKET
+) -> Iterator[subprocess.Popen[bytes]]:
     """The script, as it is started; its standard input ends with `stdin.close()`."""
     script = Path(watchdog.__file__)
-    words = [docker_host, RUNNER_ID_LABEL, runner, WATCHDOG_LABEL, *arguments]
+    whose = (f"{RUNNER_ID_LABEL}={runner}", f"{WORK_DIR_LABEL}={WORK}")
+    words = [docker_host, runners_container, f"{WATCHDOG_LABEL}={runner}", *whose]
     with subprocess.Popen([sys.executable, "-I", "-S", script, *words], stdin=subprocess.PIPE) as process:
         try:
             yield process
@@ -121,7 +136,7 @@ def outlive(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_the_end_of_its_input_is_the_end_of_every_container_of_the_runner(host: Host) -> None:
-    running, ended = (host.container(runner_id=host.runner) for _ in range(2))
+    running, ended = (host.ours() for _ in range(2))
     ask("POST", f"/containers/{ended}/kill")
     with watching(host.runner) as process:
         assert host.runs(running)
@@ -132,18 +147,48 @@ def test_the_end_of_its_input_is_the_end_of_every_container_of_the_runner(host: 
 
 def test_containers_of_others_are_left_alone(host: Host) -> None:
     others = [
-        host.container(runner_id=f"{host.runner}0"),
+        host.ours(runner=f"{host.runner}0"),
+        host.container(runner_id=host.runner, work_dir="/of/another/in/its/container"),
+        host.container(runner_id=host.runner),
         host.container(task_id=host.runner),
         host.container(),
-        host.container(runner_id=host.runner, watchdog="true"),
     ]
     with watching(host.runner) as process:
         outlive(process)
     assert all(host.runs(other) for other in others)
 
 
+@pytest.mark.parametrize("value", ["", "true", "somebody"])
+def test_a_label_that_an_image_may_bring_spares_no_container(host: Host, value: str) -> None:
+    forged = host.ours(watchdog=value)
+    with watching(host.runner) as process:
+        outlive(process)
+    assert not host.has(forged)
+
+
+def test_the_watchdogs_container_is_removed_last(host: Host) -> None:
+    """Else what is left would have no watchdog, should the process be killed with its container."""
+    beside, ours = host.ours(watchdog=host.runner), host.ours()
+    with watching(host.runner) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        until(lambda: not host.has(ours) or not host.has(beside))
+        assert not host.has(ours)
+        assert process.wait(timeout=SECONDS) == 0
+    assert not host.has(beside)
+
+
+def test_a_watchdogs_container_does_not_remove_itself(host: Host) -> None:
+    runner = host.container()
+    itself, ours = host.ours(runner=runner, watchdog=runner), host.ours(runner=runner)
+    ask("POST", f"/containers/{runner}/kill")
+    with watching(runner, runner) as process:
+        assert process.wait(timeout=SECONDS) == 0
+    assert (host.runs(itself), host.has(ours)) == (True, False)
+
+
 def test_what_runs_from_an_image_of_the_runners_container_is_left_alone(host: Host) -> None:
-    ours = host.container(runner_id=host.runner)
+    ours = host.ours()
     status, body = ask("POST", f"/commit?container={ours}&repo={host.runner}&tag=latest", b"{}", JSON)
     assert status == 201, body
     try:
@@ -159,18 +204,18 @@ def test_what_runs_from_an_image_of_the_runners_container_is_left_alone(host: Ho
 
 def test_a_container_that_the_engine_was_still_making_is_removed_as_well(host: Host) -> None:
     with watching(host.runner) as process:
-        first = host.container(runner_id=host.runner)
+        first = host.ours()
         assert process.stdin is not None
         process.stdin.close()
         until(lambda: not host.has(first))
-        late = host.container(runner_id=host.runner)
+        late = host.ours()
         assert process.wait(timeout=SECONDS) == 0
     assert not host.has(late)
 
 
 def test_a_runner_in_a_container_is_waited_for(host: Host) -> None:
     runner = host.container()
-    ours = host.container(runner_id=runner)
+    ours = host.ours(runner=runner)
     with watching(runner, runner) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1)
@@ -319,7 +364,9 @@ def runner(busybox_image: str, tmp_path: Path) -> Iterator[Runner]:
         try:
             yield runner
         finally:
-            runner.process.kill()
+            # Killed, it could not remove what the engine is making just now.
+            runner.process.terminate()
+            runner.process.communicate(timeout=SECONDS)
             for container in runner.containers():
                 ask("DELETE", f"/containers/{container}?force=1&v=1")
 
@@ -418,7 +465,45 @@ def test_a_watchdog_that_is_killed_is_told(runner: Runner) -> None:
     runner.until("EXECUTOR_START_TIME")
     (dog,) = watchdogs(runner.process.pid)
     os.kill(dog, signal.SIGKILL)
-    assert "it ended by itself, with -9" in runner.until("watchdog failed")
+    assert "it ended by itself, with -9; another one is started" in runner.until("watchdog failed")
+
+
+def test_a_watchdog_that_is_killed_is_replaced_once(runner: Runner) -> None:
+    runner.up()
+    for what_now in ("another one", "no further one"):
+        until(lambda: watchdogs(runner.process.pid) != [])
+        (dog,) = watchdogs(runner.process.pid)
+        os.kill(dog, signal.SIGKILL)
+        assert what_now in runner.until("watchdog failed")
+    assert watchdogs(runner.process.pid) == []
+
+
+def forged(image: str, name: str) -> str:
+    """An image that says of what runs from it that it is a watchdog."""
+    like = json.dumps({"Image": image, "Cmd": FOREVER, "Labels": {WATCHDOG_LABEL: "true"}}).encode()
+    status, body = ask("POST", f"/containers/create?name={name}-base", like, JSON)
+    assert status == 201, body
+    try:
+        status, body = ask("POST", f"/commit?container={name}-base&repo={name}&tag=latest", b"{}", JSON)
+        assert status == 201, body
+    finally:
+        ask("DELETE", f"/containers/{name}-base?force=1")
+    return f"{name}:latest"
+
+
+def test_an_image_does_not_switch_off_the_watchdog(busybox_image: str, tmp_path: Path) -> None:
+    name = f"test-{uuid4().hex[:12]}"
+    runner = Runner(forged(busybox_image, name), tmp_path)
+    with runner.process:
+        try:
+            runner.up()
+            (executor,) = runner.containers()
+            assert inspect(executor)["Config"]["Labels"][WATCHDOG_LABEL] == "true"
+            runner.process.kill()
+            until(lambda: runner.containers() == [])
+        finally:
+            runner.process.kill()
+            remove_image(f"{name}:latest")
 
 
 # --- beside the runner in a container
@@ -442,7 +527,7 @@ def job_with(
 
 
 def watchdog_of(job: JobContainer) -> dict[str, Any]:
-    (found,) = [one for one in map(inspect, job.children()) if WATCHDOG_LABEL in one["Config"]["Labels"]]
+    (found,) = [one for one in map(inspect, job.children()) if is_watchdog(one)]
     return found
 
 
@@ -467,6 +552,53 @@ def test_a_removed_job_containers_executor_ends(
         up(job)
         ask("DELETE", f"/containers/{job.container}?force=1&v=1")
         until(lambda: job.children() == [])
+
+
+def test_a_runner_that_is_killed_in_a_job_container_that_goes_on_takes_its_executor_along(
+    runner_image: str, busybox_image: str, tmp_path: Path
+) -> None:
+    wrapper = (
+        f'{PYTHON} -m taskrunner "$@" & runner=$!; while [ ! -e /scratch/kill ]; do sleep 0.1; done; '
+        "kill -9 $runner; exec sleep 1000"
+    )
+    more = {"Entrypoint": ["sh", "-c", wrapper, "sh"]}
+    with job_with(runner_image, busybox_image, tmp_path, more=more) as job:
+        up(job)
+        (job.scratch / "kill").touch()
+        until(lambda: job.children() == [])
+        assert inspect(job.container)["State"]["Running"]
+
+
+def test_what_a_job_could_not_remove_its_watchdog_does(
+    runner_image: str, busybox_image: str, tmp_path: Path
+) -> None:
+    """The runner's end comes while the engine does not remove the executor."""
+    code = (
+        "from taskrunner.containers.engine import Engine\n"
+        "from taskrunner.errors import EngineUnavailableError\n"
+        "async def refuse(_engine, _container): raise EngineUnavailableError('too busy')\n"
+        "Engine.remove = refuse\n"
+        "from taskrunner.cli import main; main()"
+    )
+    more = {"Entrypoint": [PYTHON, "-c", code]}
+    options = ("--stop-grace-seconds", "1")
+    with job_with(runner_image, busybox_image, tmp_path, *options, more=more) as job:
+        up(job)
+        job.stop()
+        assert any("too busy" in error for error in job.ended().fields("container not removed", "error"))
+        until(lambda: job.children() == [])
+
+
+@pytest.mark.alone
+def test_a_job_container_that_is_started_again_removes_what_its_former_life_left(
+    runner_image: str, busybox_image: str, tmp_path: Path
+) -> None:
+    with job_with(runner_image, busybox_image, tmp_path) as job:
+        up(job)
+        former = job.children()
+        assert ask("POST", f"/containers/{job.container}/restart?t=0")[0] == 204
+        until(lambda: not set(former) & set(job.children()) and runs_any(job.children()))
+        assert len(job.children()) == 2
 
 
 def test_a_jobs_watchdog_finds_the_engine_where_the_job_has_it(
@@ -524,7 +656,9 @@ def test_a_runner_that_is_not_root_has_a_watchdog_as_well(
 
 
 def test_a_watchdogs_container_can_do_nothing_but_talk_to_the_engine() -> None:
-    config = watchdog_config("sha256:i", ["python"], socket="/run/d.sock", network="none", labels={"a": "b"})
+    config = watchdog_config(
+        "sha256:i", ["python"], socket="/run/d.sock", network="none", labels={"a": "b", **WHO}
+    )
     limits = config["HostConfig"]
     assert isinstance(limits, dict)
     assert limits["NetworkMode"] == "none"
@@ -532,11 +666,11 @@ def test_a_watchdogs_container_can_do_nothing_but_talk_to_the_engine() -> None:
     assert limits["CapDrop"] == ["ALL"]
     assert "no-new-privileges" in limits["SecurityOpt"]
     assert [mount["Source"] for mount in limits["Mounts"]] == ["/run/d.sock"]
-    assert config["Labels"] == {"a": "b", "taskrunner.watchdog": "true"}
+    assert config["Labels"] == {"a": "b", **WHO, "taskrunner.watchdog": "r"}
 
 
 def test_a_watchdog_of_an_engine_on_the_network_has_no_mount() -> None:
-    config = watchdog_config("i", ["python"], socket=None, network="bridge", labels={})
+    config = watchdog_config("i", ["python"], socket=None, network="bridge", labels=WHO)
     limits = config["HostConfig"]
     assert isinstance(limits, dict)
     assert (limits["Mounts"], limits["NetworkMode"]) == ([], "bridge")
