@@ -1,8 +1,8 @@
 """Many tasks in one place, and which of them is this job's: what TASK may be for the children of an array job.
 
 A JSON list of documents, JSON Lines, or the files of a directory. The index says which; only the task it names is
-looked at closely, since what is wrong with its neighbours is for their own jobs to tell. A document that is one
-task (a JSON object) is that task for every child. Pure.
+looked at closely, since what is wrong with its neighbours is for their own jobs to tell. A single task is that of
+every child. Pure.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ T = TypeVar("T")
 
 _INDEX = "AWS_BATCH_JOB_ARRAY_INDEX"
 _LIST = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
-# No single object is written like this: after one line's end with `}`, another `{` would need a comma between.
-_LINES = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{[^\n]*\}[ \t\r]*\n[ \t\r\n]*\{")
+# No single object is written like this: after the `}` at a line's end it would go on with `,`, `}` or `]`.
+_LINES = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\{[^\n]*\}[ \t\r]*\n[ \t\r\n]*[^ \t\r\n,}\]]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BLANKS = bytes(byte if byte in b"\n" else ord(" ") for byte in range(256))
 
@@ -56,12 +57,12 @@ def pick_document(document: bytes, index: int | None, source: str) -> Picked:
 
 
 def is_task_name(name: str) -> bool:
-    """Whether a file of this name (below a directory of tasks) is one of them, as the shell's `*.json` has it."""
-    return name.endswith(".json") and not name.startswith(".") and "/" not in name
+    """Whether a file of this name in a directory of tasks is one of them, as the shell's `*.json` has it."""
+    return name.endswith(".json") and not name.startswith(".")
 
 
 def nth(tasks: Iterable[T], index: int | None, source: str) -> T:
-    """The one of `tasks` that `index` (from 0) names; without an index, the only one. Raises as above."""
+    """The one of `tasks` that `index` (from 0) names; a single one whatever the index is. Raises as above."""
     count, first = 0, None
     for task in tasks:
         if count == index:
@@ -70,20 +71,16 @@ def nth(tasks: Iterable[T], index: int | None, source: str) -> T:
         count += 1
     if first is None:
         raise InputMissingError(f"there is no task in {source}: expected at least one")
-    if index is not None:
+    if count == 1:
+        return first
+    if index is None:
         raise UsageError(
-            f"{_INDEX} is {index}, but {source} holds {_tasks(count)}: expected an index from 0 to {count - 1}"
-        )
-    if count > 1:
-        raise UsageError(
-            f"{source} holds {_tasks(count)}, and nothing says which to take: expected {_INDEX}, "
+            f"{source} holds {count:,} tasks, and nothing says which to take: expected {_INDEX}, "
             f"from 0 to {count - 1}, which AWS Batch sets for children of array jobs"
         )
-    return first
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task{'s' if count != 1 else ''}"
+    raise UsageError(
+        f"{_INDEX} is {index}, but {source} holds {count:,} tasks: expected an index from 0 to {count - 1}"
+    )
 
 
 def _out_of_list(document: bytes, index: int | None, source: str) -> Picked:
@@ -122,6 +119,6 @@ def _lines(document: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Each line that is not blank, where it starts, and its number from 1."""
     start = 0
     for number, line in enumerate(io.BytesIO(document), 1):
-        if line.strip():
+        if line.removeprefix(_BYTE_ORDER_MARK).strip():
             yield line, start, number
         start += len(line)

@@ -6,21 +6,22 @@ https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoi
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from taskrunner.batch.endpoint import ask_patiently
-from taskrunner.errors import TransferIOError
+from taskrunner.errors import TaskrunnerError, TransferIOError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MIB = 1024 * 1024
 _UNITS_OF_A_CPU = 1024
-_NO_CPU_UNITS = 2
-"""What a container has, as the agent tells it, that asked for no CPU: the least number of shares there is."""
+_LEAST_CPUS = 0.01
+"""The kernel grants no smaller part of its time. A container that asked for none is told to have 2 units."""
+_BEYOND = 2**40
+"""No machine has so many MiB or CPUs."""
 _FULL_ID = re.compile(r"[0-9a-f]{64}")
 _OF_THE_CONTAINER = {
     "ContainerARN": "ecs_container_arn",
@@ -53,15 +54,23 @@ class EcsMetadata:
     task_cpus: float | None = None
     described: Mapping[str, str] = field(default_factory=dict)
     """What is worth telling with the task's metadata, by name."""
+    failure: str | None = None
+    """Why the task's answer is missing, where our container's is there."""
 
 
 async def read_metadata(uri: str) -> EcsMetadata:
     """Ask the endpoint at `uri` (ECS_CONTAINER_METADATA_URI_V4) about our container and its task.
 
-    Raises TransientError where it does not answer, TransferIOError where its answer can't be read.
+    Raises TransientError where it does not answer about our container, TransferIOError where that answer can't be
+    read. Without the task's answer, which has the lesser news, the container's is still good.
     """
     base = uri.rstrip("/")
-    return parse_metadata(await _told(base), await _told(f"{base}/task"))
+    container = await _told(base)
+    try:
+        task = await _told(f"{base}/task")
+    except TaskrunnerError as error:
+        return replace(parse_metadata(container, {}), failure=str(error))
+    return parse_metadata(container, task)
 
 
 async def _told(url: str) -> dict[str, object]:
@@ -85,29 +94,33 @@ def parse_metadata(container: Mapping[str, object], task: Mapping[str, object]) 
     A container's CPU limit is in CPU units, 1,024 of a vCPU, the task's in vCPUs; memory is in MiB in both.
     """
     docker_id = container.get("DockerId")
-    cpu_units = _limit(container, "CPU")
     return EcsMetadata(
         docker_id=docker_id if isinstance(docker_id, str) and _FULL_ID.fullmatch(docker_id) else None,
         memory_bytes=_memory_bytes(container),
-        cpus=None if cpu_units is None or cpu_units <= _NO_CPU_UNITS else cpu_units / _UNITS_OF_A_CPU,
+        cpus=_cpus(container, _UNITS_OF_A_CPU),
         task_memory_bytes=_memory_bytes(task),
-        task_cpus=_limit(task, "CPU"),
+        task_cpus=_cpus(task, 1),
         described={**_described(task, _OF_THE_TASK), **_described(container, _OF_THE_CONTAINER)},
     )
 
 
 def _memory_bytes(told: Mapping[str, object]) -> int | None:
-    mebibytes = _limit(told, "Memory")
-    return None if mebibytes is None else int(mebibytes * _MIB)
+    size_bytes = int(_limit(told, "Memory") * _MIB)
+    return size_bytes if size_bytes >= _MIB else None
 
 
-def _limit(told: Mapping[str, object], name: str) -> float | None:
-    """A limit above 0; 0 says that there is none."""
+def _cpus(told: Mapping[str, object], units_of_a_cpu: int) -> float | None:
+    cpus = _limit(told, "CPU") / units_of_a_cpu
+    return cpus if cpus >= _LEAST_CPUS else None
+
+
+def _limit(told: Mapping[str, object], name: str) -> float:
+    """A limit; 0, as in the answers, where there is none."""
     limits = told.get("Limits")
     value = limits.get(name) if isinstance(limits, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) and value > 0 else None
+        return 0
+    return value if 0 < value < _BEYOND else 0  # compared as it is: not every number has a float
 
 
 def _described(told: Mapping[str, object], names: Mapping[str, str]) -> dict[str, str]:

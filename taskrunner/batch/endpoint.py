@@ -7,7 +7,10 @@ so few are asked and 429 is waited out. No proxy is ever asked: link-local addre
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import closing
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +20,8 @@ from taskrunner.shielded import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from _typeshed import WriteableBuffer
 
 _LIMIT_SECONDS = 3.0
 """For one whole answer; the endpoints are on the same machine."""
@@ -48,7 +53,7 @@ async def ask(
     try:
         async with asyncio.timeout(limit_seconds):
             answer = await in_daemon_thread(
-                lambda: _exchange(url, method, headers or {}, limit_seconds), name="metadata"
+                lambda: _answered(url, method, headers or {}, limit_seconds), name="metadata"
             )
     except TimeoutError as error:
         raise TransientError(f"{url} did not answer within {limit_seconds:g} s") from error
@@ -66,28 +71,52 @@ async def ask_patiently(url: str) -> Answer:
     raise AssertionError("the last try either returns or raises")
 
 
-def _exchange(url: str, method: str, headers: Mapping[str, str], limit_seconds: float) -> Answer:
+class _HurriedSocket(socket.socket):
+    """One whose reads all end by the same moment, so that no endpoint that drips holds a thread for ever."""
+
+    ends_at_seconds: float
+    """By the monotonic clock."""
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        left_seconds = self.ends_at_seconds - monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError
+        self.settimeout(left_seconds)
+        return super().recv_into(buffer, nbytes, flags)
+
+
+def _answered(url: str, method: str, headers: Mapping[str, str], limit_seconds: float) -> Answer:
     """One request over a connection of its own. Blocking; raises TimeoutError, and as `ask` does."""
-    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  # only a job on EC2 needs it
+    from http.client import HTTPException, InvalidURL  # noqa: PLC0415  # only a job on EC2 needs it
 
     try:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise TransferIOError(f"can't ask {url}: expected an http:// URL with a host")
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=limit_seconds)
-        path = parts.path or "/"
-        try:
-            connection.request(method, path, headers={**headers, "Connection": "close"})
-            with connection.getresponse() as response:
-                body = response.read(_MOST_BYTES + 1)
-        finally:
-            connection.close()
+        answer = _exchange(url, method, headers, limit_seconds)
     except TimeoutError:
         raise
-    except (OSError, HTTPException) as error:
-        raise TransientError(f"{url} does not answer: {error or type(error).__name__}") from error
-    except ValueError as error:  # of the URL's parts: a port, a host's name, a path
+    except (InvalidURL, ValueError) as error:  # of the URL's parts: a port, a host's name, a path
         raise TransferIOError(f"can't ask {url}: {error}") from error
-    if len(body) > _MOST_BYTES:
+    except (OSError, HTTPException) as error:
+        if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+            raise TransferIOError(f"can't ask {url}: there is no such host ({error.strerror})") from error
+        raise TransientError(f"{url} does not answer: {error or type(error).__name__}") from error
+    if len(answer.body) > _MOST_BYTES:
         raise TransferIOError(f"{url} answered with more than {_MOST_BYTES:,} bytes")
-    return Answer(response.status, body)
+    return answer
+
+
+def _exchange(url: str, method: str, headers: Mapping[str, str], limit_seconds: float) -> Answer:
+    from http.client import HTTPConnection  # noqa: PLC0415  # as above
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise TransferIOError(f"can't ask {url}: expected an http:// URL with a host")
+    ends_at_seconds = monotonic() + limit_seconds
+    # Without a port it would take the last part of an IPv6 address for one.
+    port = 80 if parts.port is None else parts.port
+    with closing(HTTPConnection(parts.hostname, port, timeout=limit_seconds)) as connection:
+        connection.connect()
+        connection.sock = _HurriedSocket(fileno=connection.sock.detach())
+        connection.sock.ends_at_seconds = ends_at_seconds
+        connection.request(method, parts.path or "/", headers={**headers, "Connection": "close"})
+        with connection.getresponse() as response:
+            return Answer(response.status, response.read(_MOST_BYTES + 1))

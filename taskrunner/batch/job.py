@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 _INSTANCE_METADATA = "http://169.254.169.254"
 _INSTANCE_METADATA_IPV6 = "http://[fd00:ec2::254]"
-_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_.-]")
-_LONGEST_ID = 128  # of a task, by our own rules
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9:#_-]{0,127}")
+"""Nothing that means something in a path: ids get into the URLs that `{job_id}` stands in."""
+_NOT_IN_A_TASK_ID = re.compile("[:#]")
 _LONGEST_NUMBER = 18  # digits
 
 
@@ -50,9 +51,10 @@ class Job:
 
     @classmethod
     def read(cls, variables: Mapping[str, str]) -> Job:
-        """What `variables` say; what is not a number where one belongs counts as absent."""
+        """What `variables` say; what is no number, or no job's id, where one belongs counts as absent."""
+        job_id = variables.get("AWS_BATCH_JOB_ID", "")
         return cls(
-            job_id=variables.get("AWS_BATCH_JOB_ID") or None,
+            job_id=job_id if _JOB_ID.fullmatch(job_id) else None,
             attempt=_number(variables, "AWS_BATCH_JOB_ATTEMPT"),
             queue=variables.get("AWS_BATCH_JQ_NAME") or None,
             compute_environment=variables.get("AWS_BATCH_CE_NAME") or None,
@@ -80,8 +82,7 @@ class Job:
 
         The same in each attempt of a job, so that one finds what the one before has left.
         """
-        task_id = _NOT_IN_AN_ID.sub("-", self.job_id or "").lstrip("_.-")
-        return task_id[:_LONGEST_ID] or None
+        return self.job_id and _NOT_IN_A_TASK_ID.sub("-", self.job_id)
 
     def metadata(self) -> dict[str, str]:
         """What the job is, as text by name; only what is known."""

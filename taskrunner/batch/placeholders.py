@@ -37,8 +37,8 @@ def fill_in(text: str, job: Job, *, place: str) -> str:
         value = values[found[1]]
         if value is None:
             raise UsageError(
-                f"{place}: can't fill in {found[0]}: {_VARIABLES[found[1]]} holds no value; AWS Batch sets it for "
-                f"{'children of array jobs' if found[1] == 'array_index' else 'its jobs'}"
+                f"{place}: can't fill in {found[0]}: {_VARIABLES[found[1]]} holds no such value; AWS Batch sets "
+                f"it for {'children of array jobs' if found[1] == 'array_index' else 'its jobs'}"
             )
         return str(value)
 
@@ -61,9 +61,13 @@ def filled_in(task: Task, job: Job) -> Task:
 
 
 def filled_in_destinations(logs: LogSettings, job: Job) -> LogSettings:
-    """The same for --result and --events, the operator's own words. Raises UsageError."""
+    """The same for --result and --events, the operator's own words. Raises UsageError, also for empty ones."""
+
+    def destination(option: str, text: str | None) -> str | None:
+        if text == "":
+            raise UsageError(f"{option} is empty: expected a path or s3://BUCKET/KEY")
+        return text and fill_in(text, job, place=option)
+
     return replace(
-        logs,
-        result=logs.result and fill_in(logs.result, job, place="--result"),
-        events=logs.events and fill_in(logs.events, job, place="--events"),
+        logs, result=destination("--result", logs.result), events=destination("--events", logs.events)
     )

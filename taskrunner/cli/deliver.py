@@ -38,11 +38,7 @@ async def check_destination(option: str, destination: str, stores: Stores) -> No
     """
     path = path_of(destination)
     if path is not None:
-        folder = path.absolute().parent
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise OutputFailedError(
-                f"{option} {destination}: expected a file's path in a directory that is there and can be written"
-            )
+        _check_path(option, path)
         return
     if not _is_s3_object(destination):
         raise UsageError(f"{option} {destination}: expected a path or s3://BUCKET/KEY")
@@ -52,6 +48,18 @@ async def check_destination(option: str, destination: str, stores: Stores) -> No
         await check_store(stores, destination)
     except InputMissingError as error:
         raise OutputFailedError(f"{option} {destination}: {error}") from error
+
+
+def _check_path(option: str, path: Path) -> None:
+    folder = path.absolute().parent
+    try:
+        fits = not path.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError as error:
+        raise OutputFailedError(f"{option} {path}: no file can be written there: {error.strerror}") from error
+    if not fits:
+        raise OutputFailedError(
+            f"{option} {path}: expected a file's path in a directory that is there and can be written"
+        )
 
 
 def _is_s3_object(url: str) -> bool:
@@ -86,7 +94,7 @@ async def deliver_file(url: str, path: Path, stores: Stores) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = path.parent / f".{secrets.token_hex(8)}.partial"  # `/` has no name to change
     try:
         partial.write_bytes(content)
         partial.replace(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from taskrunner.shielded import in_daemon_thread
 from taskrunner.urls import StoreKind, local_path, store_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from taskrunner.batch.job import Job
     from taskrunner.collection import Picked
@@ -46,7 +47,7 @@ PARAMETERS: tuple[click.Parameter, ...] = (
     ),
 )
 """TASK, and its alternative. TASK is a path, `-` (standard input), or an s3://, http(s):// or file:// URL; a
-directory or a URL that ends with a slash stands for its tasks."""
+directory (a path or file:// URL) or an s3:// URL that ends with a slash stands for its tasks."""
 
 
 async def read_task(
@@ -56,11 +57,13 @@ async def read_task(
     job: Job,
     *,
     new_id: Callable[[], str] | None = None,
+    makes_containers: bool = True,
 ) -> LoadedTask:
     """The task that TASK or --task-base64 names; of many the one that the job's array index picks.
 
     `new_id` names a task that has no id; by default it is named after the job, so that another attempt finds what
-    this one leaves, or anew. Where the operator wants it, placeholders in its URLs are filled in.
+    this one leaves, or anew. Who makes no containers does not judge what the task wants of them. Where the
+    operator wants it, placeholders in its URLs are filled in.
 
     Raises:
         click.UsageError: neither TASK nor --task-base64 are given, or both.
@@ -75,7 +78,7 @@ async def read_task(
         return parse_task(
             picked.document,
             new_id=new_id or (lambda: task_id_for(job)),
-            containers=settings.containers,
+            containers=settings.containers if makes_containers else None,
             fill_in=(lambda task: filled_in(task, job)) if settings.fill_in_urls else (lambda task: task),
         )
     except InvalidTaskError as error:
@@ -135,24 +138,24 @@ def _from_standard_input(index: int | None) -> Picked:
 def _from_path(path: Path, index: int | None) -> Picked:
     from taskrunner.collection import Picked, nth, pick_document  # noqa: PLC0415  # as above
 
-    if path.is_dir():
-        file = nth(_task_files(path), index, f"{path} (*.json)")
+    with _unread(path):
+        files = _task_files(path) if path.is_dir() else None
+    if files is not None:
+        file = nth(files, index, f"{path} (*.json)")
         return Picked(_read_file(file), str(file))
     return pick_document(_read_file(path), index, str(path))
 
 
 def _task_files(directory: Path) -> list[Path]:
-    """The tasks of a directory, in byte order of their names."""
+    """The tasks of a directory, in byte order of their names. Raises OSError.
+
+    Links count wherever they lead: one that is broken is its own child's trouble and shifts no other's index.
+    """
     from taskrunner.collection import is_task_name  # noqa: PLC0415  # as above
 
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if is_task_name(entry.name) and entry.is_file()]
-    except PermissionError as error:
-        raise AccessDeniedError(f"the tasks of {directory} may not be listed: {error.strerror}") from error
-    except OSError as error:
-        raise TransferIOError(f"can't list the tasks of {directory}: {error.strerror}") from error
-    return [directory / name for name in sorted(names, key=os.fsencode)]
+    with os.scandir(directory) as entries:
+        files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    return [directory / name for name in sorted(filter(is_task_name, files), key=os.fsencode)]
 
 
 def _read_standard_input() -> bytes:
@@ -176,9 +179,15 @@ def _path_of(source: str) -> Path:
 
 
 def _read_file(path: Path) -> bytes:
+    with _unread(path), path.open("rb") as file:
+        return _within_limit(file.read(MOST_BYTES + 1), str(path))
+
+
+@contextmanager
+def _unread(path: Path) -> Iterator[None]:
+    """Our errors for what the file system has against reading a document, or a directory of them."""
     try:
-        with path.open("rb") as file:
-            return _within_limit(file.read(MOST_BYTES + 1), str(path))
+        yield
     except FileNotFoundError as error:
         raise InputMissingError(f"there is no task document at {path}") from error
     except PermissionError as error:

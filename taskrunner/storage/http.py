@@ -65,7 +65,13 @@ class HttpStore:
                 raise InputMissingError(f"{url}: there is no such host; {error}") from error
             raise
 
-    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:  # noqa: ARG002
+    def list_directory(
+        self,
+        connections: Connections,  # noqa: ARG002
+        url: str,
+        *,
+        deep: bool = True,  # noqa: ARG002
+    ) -> Iterator[StoredObject]:
         """See `Store.list_directory`: the web has no directories. Raises TransferIOError."""
         raise TransferIOError(
             f"{url} is a web address and can't be listed as a directory; name its files one by one, or use s3://"

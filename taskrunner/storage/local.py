@@ -68,12 +68,21 @@ class LocalStore:
             raise TransferIOError(f"{url} is a pipe, socket or device, not a file")
         return _described(url, path, status)
 
-    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
+    def list_directory(
+        self, connections: Connections, url: str, *, deep: bool = True
+    ) -> Iterator[StoredObject]:
         """See `Store.list_directory`. Links are followed as long as they stay in the allowed directories."""
-        return self._walk(connections, url, self._real(url), "", ())
+        return self._walk(connections, url, self._real(url), "", (), deep=deep)
 
     def _walk(
-        self, connections: Connections, url: str, directory: Path, below: str, parents: tuple[Path, ...]
+        self,
+        connections: Connections,
+        url: str,
+        directory: Path,
+        below: str,
+        parents: tuple[Path, ...],
+        *,
+        deep: bool,
     ) -> Iterator[StoredObject]:
         try:
             entries = sorted(os.scandir(directory), key=_sort_key)
@@ -85,10 +94,12 @@ class LocalStore:
             if not entry.is_dir():
                 yield replace(self.stat(connections, its_url), name=name)
                 continue
+            if not deep:
+                continue
             real = self._real(its_url)
             if real in (directory, *parents):
                 raise TransferIOError(f"{its_url} is a link to a directory that it is in")
-            yield from self._walk(connections, url, real, f"{name}/", (directory, *parents))
+            yield from self._walk(connections, url, real, f"{name}/", (directory, *parents), deep=True)
 
     def read(self, connections: Connections, found: StoredObject, target: FileSlice) -> None:
         """See `Store.read`."""

@@ -153,11 +153,15 @@ class MemoryStore:
                 raise InputMissingError(f"{url} does not exist")
             return self._objects[url]
 
-    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
+    def list_directory(
+        self, connections: Connections, url: str, *, deep: bool = True
+    ) -> Iterator[StoredObject]:
         """See `Store.list_directory`."""
         prefix = url.rstrip("/") + "/"
         with self._lock:
             below = [stored for stored, _ in self._objects.values() if stored.url.startswith(prefix)]
+        if not deep:
+            below = [stored for stored in below if "/" not in stored.url.removeprefix(prefix)]
         below.sort(key=lambda stored: stored.url.encode())
         for start in range(0, max(len(below), 1), self.page_size):
             self.check(connections, url)

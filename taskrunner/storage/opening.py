@@ -112,13 +112,13 @@ async def fetch_bytes(stores: Stores, url: str, limit_bytes: int) -> bytes:
 
 
 async def list_files(stores: Stores, url: str, takes: Callable[[str], bool]) -> list[StoredObject]:
-    """The files below the directory `url` whose paths below it `takes` wants, in byte order of these.
+    """The files right below the directory `url` whose names `takes` wants, in byte order of these.
 
     Asked with patience. Raises as `Store.list_directory` does.
     """
 
     def listed(connections: Connections) -> list[StoredObject]:
-        below = stores.store_for(url).list_directory(connections, url)
+        below = stores.store_for(url).list_directory(connections, url, deep=False)
         return sorted((found for found in below if takes(found.name)), key=lambda found: found.name.encode())
 
     return await _patiently(stores, listed)

@@ -64,7 +64,9 @@ class S3Store:
         place = self._place(connections, url, Action.READ, parsed.key)
         return look_at(connections, place, parsed.version_id)
 
-    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
+    def list_directory(
+        self, connections: Connections, url: str, *, deep: bool = True
+    ) -> Iterator[StoredObject]:
         """See `Store.list_directory`.
 
         Raises TransferIOError for keys that can't be files below one directory.
@@ -75,7 +77,7 @@ class S3Store:
         names: set[str] = set()
         token, tokens = "", set[int]()
         while True:
-            page = _page(connections, place, prefix, token)
+            page = _page(connections, place, prefix, token, deep=deep)
             if hash(page.more) in tokens:  # their order proves nothing: directory buckets list in none
                 raise TransferIOError(f"{place.asked.url}: the server's listing does not come to an end")
             tokens.add(hash(page.more))
@@ -179,10 +181,12 @@ def _parsed(url: str, *, versioned: bool = True) -> S3Url:
     return parsed
 
 
-def _page(connections: Connections, place: Place, prefix: str, token: str) -> Page:
-    """One page of all that is below `prefix`: ListObjectsV2."""
+def _page(connections: Connections, place: Place, prefix: str, token: str, *, deep: bool) -> Page:
+    """One page of what is below `prefix`: ListObjectsV2."""
     # Keys may have characters that XML has not, so they are asked for percent-encoded.
     query: Headers = (("list-type", "2"), ("prefix", prefix), ("encoding-type", "url"))
+    if not deep:
+        query = (*query, ("delimiter", "/"))
     if token:
         query = (*query, ("continuation-token", token))
     with place.ask(connections, "GET", query=query) as answer:

@@ -110,9 +110,12 @@ class Store(Protocol):
     def stat(self, connections: Connections, url: str) -> StoredObject:
         """The file at `url`. Raises InputMissingError, AccessDeniedError, TransientError, TransferIOError."""
 
-    def list_directory(self, connections: Connections, url: str) -> Iterator[StoredObject]:
+    def list_directory(
+        self, connections: Connections, url: str, *, deep: bool = True
+    ) -> Iterator[StoredObject]:
         """Every file below the directory `url`, in byte order of their names, page by page.
 
+        Where it is not to be `deep`, only the files right below it: what is further down is not gone through.
         `url` counts as ending with a slash: `data/a` never brings `data/ab`.
         """
 

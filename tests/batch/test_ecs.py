@@ -1,11 +1,15 @@
 """What the ECS agent tells a job, asked on real sockets."""
 
+import asyncio
+import json
 import socket
+import threading
 from typing import Any
 
 import pytest
 
 from taskrunner.batch.ecs import EcsMetadata, parse_metadata, read_metadata
+from taskrunner.batch.endpoint import Answer, ask
 from taskrunner.errors import TransferIOError, TransientError
 from tests.metadata_server import CONTAINER, CONTAINER_PATH, TASK, TASK_PATH, MetadataServer
 from tests.servers import raw_server, read_head
@@ -45,7 +49,10 @@ def test_what_is_worth_telling_is_text_by_name() -> None:
     }
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, True, "2048", [], {}, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, -1, True, "2048", [], {}, float("nan"), float("inf"), 1e-9, 1e20, 1e305, 10**400, -(10**400)],
+)
 def test_an_odd_limit_is_no_limit(value: Any) -> None:
     limits = {"Limits": {"CPU": value, "Memory": value}}
     assert parse_metadata(limits, limits) == EcsMetadata()
@@ -78,9 +85,33 @@ async def test_patience_ends_after_a_few_calls(metadata: MetadataServer) -> None
 async def test_an_answer_that_is_no_object_is_told_with_its_url(
     metadata: MetadataServer, body: bytes
 ) -> None:
-    metadata.task = body
-    with pytest.raises(TransferIOError, match=TASK_PATH):
+    metadata.container = body
+    with pytest.raises(TransferIOError, match=CONTAINER_PATH):
         await read_metadata(metadata.metadata_uri)
+
+
+@pytest.mark.parametrize("body", [None, b"<html>"])
+async def test_what_our_container_is_told_holds_without_the_tasks_answer(
+    metadata: MetadataServer, body: bytes | None
+) -> None:
+    metadata.task = body
+    ecs = await read_metadata(metadata.metadata_uri)
+    assert (ecs.docker_id, ecs.memory_bytes, ecs.cpus) == (CONTAINER["DockerId"], 4096 * MIB, 2)
+    assert TASK_PATH in str(ecs.failure)
+
+
+async def test_what_our_container_is_told_holds_although_the_other_question_is_never_answered(
+    metadata: MetadataServer,
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        if b"/task" not in read_head(connection):
+            body = json.dumps(metadata.container).encode()
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+
+    with raw_server(serve) as url:
+        ecs = await read_metadata(url)
+    assert ecs.docker_id == CONTAINER["DockerId"]
+    assert f"{url}/task does not answer" in str(ecs.failure)
 
 
 async def test_a_refusal_is_told_at_once(metadata: MetadataServer) -> None:
@@ -101,12 +132,71 @@ async def test_an_endless_answer_is_given_up() -> None:
         await read_metadata(url)
 
 
+@pytest.mark.parametrize("dripped", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_an_answer_that_drips_is_given_up_and_holds_nothing(dripped: bytes) -> None:
+    """Each byte comes in time, the answer never does; the endpoint sees us hang up."""
+    hung_up = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(dripped)
+        connection.settimeout(0.05)
+        while True:
+            try:
+                if not connection.recv(1):
+                    break
+            except TimeoutError:
+                connection.sendall(b"x")
+            except ConnectionError:
+                break
+        hung_up.set()
+
+    with raw_server(serve) as url:
+        with pytest.raises(TransientError, match="did not answer within"):
+            await ask(url, limit_seconds=0.3)
+        assert await asyncio.to_thread(hung_up.wait, 30)
+
+
 @pytest.mark.parametrize(
-    "uri", ["nonsense", "https://127.0.0.1/v4", "http://", "http://h:x/", "http://h:99999999/"]
+    "uri",
+    [
+        "nonsense",
+        "https://127.0.0.1/v4",
+        "http://",
+        "http://h:x/",
+        "http://h:99999999/",
+        "SERVER/a b",
+        "http://[fe80::1%25lo]/",
+    ],
 )
-async def test_a_url_that_nobody_can_be_asked_at_is_told(uri: str) -> None:
+async def test_a_url_that_nobody_can_be_asked_at_is_told_at_once(
+    uri: str, metadata: MetadataServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = uri.replace("SERVER", metadata.url)
+    asked: list[str] = []
+
+    async def counted(url: str) -> Answer:
+        asked.append(url)
+        return await ask(url)
+
+    monkeypatch.setattr("taskrunner.batch.endpoint.ask", counted)
     with pytest.raises(TransferIOError, match="can't ask"):
         await read_metadata(uri)
+    assert asked == [uri.rstrip("/")]
+
+
+async def test_an_ipv6_address_without_a_port_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As EC2's own is; the port is HTTP's."""
+    asked: list[Any] = []
+
+    def refused(address: tuple[str, int], *_: object) -> socket.socket:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    with pytest.raises(TransientError):
+        await ask("http://[fd00:ec2::254]/latest")
+    assert asked == [("fd00:ec2::254", 80)]
 
 
 async def test_an_endpoint_that_is_not_there_is_told_with_its_url() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.engine import containers_of
 from tests.metadata_server import CONTAINER, CONTAINER_PATH, NOTICE_PATH, TASK, TASK_PATH, MetadataServer
 from tests.program import run, typed
@@ -185,6 +187,38 @@ def test_a_child_of_an_array_runs_its_own_task_named_after_its_job(
         assert exit_code == 0, stderr
         assert {event["taskID"] for event in events} == {f"{job_id}-1"}
         assert [event["stdout"] for event in events if event["msg"] == "EXECUTOR_STDOUT"][-1] == "I am 1\n"
+
+
+def test_a_metadata_endpoint_that_knows_no_task_is_told_and_what_it_knows_is_taken(
+    tmp_path: Path, busybox_image: str, metadata: MetadataServer
+) -> None:
+    told_by_ecs(metadata)
+    metadata.task = None
+    ended = run(shell(busybox_image, "true"), tmp_path, env={**JOB, **metadata.environment()})
+    [told] = ended.fields("TASK_METADATA", "metadata")
+    [error] = ended.fields("job metadata failed", "error")
+    assert (ended.exit_code, told["ecs_container_arn"]) == (0, CONTAINER["ContainerARN"])
+    assert f"{metadata.url}{TASK_PATH} (ECS_CONTAINER_METADATA_URI_V4) answered 404" in error
+
+
+def test_a_job_id_that_leads_elsewhere_is_never_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    destination = tmp_path / "in" / "{job_id}.json"
+    ended = run({"executors": []}, tmp_path, "--result", destination, env={"AWS_BATCH_JOB_ID": "../x"})
+    assert (ended.exit_code, "AWS_BATCH_JOB_ID" in ended.text) == (64, True)
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--result", "--events"])
+@pytest.mark.parametrize(
+    ("destination", "exit_code"), [("", 64), ("x" * 300, 73), ("/", 73), ("/dev/null/x", 73)]
+)
+def test_a_destination_that_can_be_none_is_told_before_the_task_begins(
+    tmp_path: Path, option: str, destination: str, exit_code: int
+) -> None:
+    ended = run({"executors": [{"image": "i", "command": ["c"]}]}, tmp_path, option, destination)
+    assert (ended.exit_code, ended.events) == (exit_code, ())
+    assert (option in ended.text, "Traceback" in ended.text) == (True, False)
 
 
 def test_a_result_that_needs_what_batch_did_not_tell_ends_with_64(tmp_path: Path) -> None:

@@ -84,3 +84,9 @@ def test_destinations_of_result_and_events_are_filled_in() -> None:
     assert filled_in_destinations(LogSettings(), Job()) == LogSettings()
     with pytest.raises(UsageError, match=r"^--events: "):
         filled_in_destinations(LogSettings(events="s3://b/{array_index}"), Job())
+
+
+@pytest.mark.parametrize("logs", [LogSettings(result=""), LogSettings(events="")])
+def test_an_empty_destination_is_a_mistake(logs: LogSettings) -> None:
+    with pytest.raises(UsageError, match=r"^--(result|events) is empty"):
+        filled_in_destinations(logs, JOB)

@@ -4,13 +4,14 @@ import base64
 import gzip
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.program import typed
+from tests.program import RUN_SECONDS, command, environment, typed
 from tests.servers import S3Server
 
 EXECUTORS = [{"image": "busybox", "command": ["true"]}]
@@ -211,8 +212,72 @@ def test_rules_look_at_urls_as_they_are_filled_in() -> None:
     assert (exit_code, "outputs[1].url: expected a URL of its own" in stderr) == (65, True)
 
 
-def test_a_directory_that_may_not_be_listed_ends_with_77_or_is_ours_as_root(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
-    exit_code, _, _ = typed("validate", closed)
-    assert exit_code == (66 if os.geteuid() == 0 else 77)
+def typed_as_nobody_special(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and standard error of a command line for which permissions count, although root types it."""
+    plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    ended = subprocess.run(
+        [*plain, *command(*arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
+
+
+def test_what_may_not_be_listed_searched_or_read_ends_with_77(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed/task.json").write_text("{}")
+    (tmp_path / "closed").chmod(0)
+    for source in (tmp_path / "closed", tmp_path / "closed/task.json"):
+        exit_code, stderr = typed_as_nobody_special("validate", source)
+        assert (exit_code, f"{source} may not be read: Permission denied" in stderr) == (77, True)
+
+
+def test_a_name_that_is_too_long_ends_with_74() -> None:
+    exit_code, _, stderr = typed("validate", "x" * 300)
+    assert (exit_code, "File name too long" in stderr) == (74, True)
+
+
+def test_a_broken_link_is_the_trouble_of_its_own_child_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("a.json")
+    (tmp_path / "b.json").symlink_to("gone")
+    (tmp_path / "c.json").write_text(json.dumps(tasks(1)[0]))
+    assert planned(tmp_path, env=child(2)) == "task-0"
+    assert [typed("validate", tmp_path, env=child(index))[0] for index in (0, 1)] == [74, 66]
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_task_that_is_alone_runs_whatever_the_index(tmp_path: Path, index: int) -> None:
+    [task] = tasks(1)
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    assert planned(tmp_path, env=child(index)) == "task-0"
+    for document in (json.dumps([task]), f"\n{json.dumps(task)}\n\n"):
+        assert planned("-", stdin=document, env=child(index)) == "task-0"
+
+
+@pytest.mark.parametrize("broken", ["xx", "{", "[]", '{"executors" 1}', '"'])
+def test_a_line_that_is_no_json_is_the_trouble_of_its_own_child_alone(broken: str) -> None:
+    first, last = (json.dumps(task) for task in tasks(2))
+    document = f"{first}\n{broken}\n{last}\n"
+    assert [planned("-", stdin=document, env=child(index)) for index in (0, 2)] == ["task-0", "task-1"]
+    assert typed("validate", "-", stdin=document, env=child(1))[0] == 65
+
+
+def test_a_first_line_that_is_no_json_is_the_trouble_of_its_own_child_alone() -> None:
+    document = f'{{"executors" 1}}\n{json.dumps(tasks(1)[0])}\n'
+    assert planned("-", stdin=document, env=child(1)) == "task-0"
+    assert typed("validate", "-", stdin=document, env=child(0))[0] == 65
+
+
+def test_a_byte_order_mark_on_a_line_of_its_own_is_no_task() -> None:
+    document = "\ufeff\n" + "".join(f"{json.dumps(task)}\n" for task in tasks(3))
+    assert [planned("-", stdin=document, env=child(index)) for index in (0, 2)] == ["task-0", "task-2"]
+
+
+def test_a_task_over_many_lines_is_a_single_one() -> None:
+    document = (
+        '{"executors": [{"image": "busybox", "command": ["true"]}], "tags": {"a": "b"}\n, "id": "one"\n}\n'
+    )
+    assert planned("-", stdin=document, env=child(2)) == "one"

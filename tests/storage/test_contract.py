@@ -527,6 +527,14 @@ def test_every_reading_call_ends_when_its_lane_is_stopped(readable: Place) -> No
     assert piece.done == 0
 
 
+def test_a_listing_that_is_not_deep_has_only_what_is_right_below(place: Place) -> None:
+    for name in ("dir/b", "dir/a", "dir/b.d/c", "dir/0/1/2", "dirt"):
+        place.put(name, b"x")
+    with lane() as connections:
+        found = place.store.list_directory(connections, place.url("dir"), deep=False)
+        assert [one.name for one in found] == ["a", "b"]
+
+
 def test_every_writing_call_ends_when_its_lane_is_stopped_and_nothing_is_left(place: Place) -> None:
     place.put("dir/file", b"older")
     source = place.scratch / "source"
