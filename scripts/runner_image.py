@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import ssl
 import subprocess
@@ -49,6 +50,7 @@ _LEFT_OUT_DIRECTORIES = re.compile(
 )
 _LEFT_OUT_FILES = re.compile(r".*\.(a|exe|opt-[12]\.pyc|pyc\.\d+)|_tkinter\..*")
 # The C library opens these itself, so ldd does not name them.
+_WITHOUT_LIBRARIES = ("not a dynamic executable", "statically linked")
 _OPENED_LATER = ("libgcc_s.so.1", "libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
 
 
@@ -89,7 +91,7 @@ def base() -> Layer:
     for path in _below(library):
         python[f"usr/local/lib/{version}/{path.relative_to(library)}"] = path
     programs = [path for path in python.values() if isinstance(path, Path) and _is_program(path)]
-    return Layer({**_ACCOUNTS, **python, **_shared_libraries([interpreter, *programs]), **_certificates()})
+    return Layer({**_ACCOUNTS, **python, **shared_libraries([interpreter, *programs]), **_certificates()})
 
 
 def packages() -> Layer:
@@ -101,7 +103,7 @@ def packages() -> Layer:
             if ".." not in file.parts and path.is_file():
                 files[f"{HOME}/{file}".lstrip("/")] = path
     own = {path for path in files.values() if isinstance(path, Path)}
-    shared = _shared_libraries([path for path in own if _is_program(path)])
+    shared = shared_libraries([path for path in own if _is_program(path)])
     return Layer({**files, **{name: path for name, path in shared.items() if path not in own}})
 
 
@@ -143,14 +145,25 @@ def _is_program(path: Path) -> bool:
     return ".so" in path.suffixes
 
 
-def _shared_libraries(programs: Iterable[Path]) -> dict[str, Path | bytes]:
+def shared_libraries(programs: Iterable[Path]) -> dict[str, Path | bytes]:
     """The shared libraries of programs, where the loader looks for them: at the very same paths."""
-    said = subprocess.run(["ldd", *map(str, programs)], check=False, capture_output=True, text=True).stdout
-    libraries = {Path(path) for path in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", said, re.MULTILINE)}
+    command = ["ldd", *map(str, programs)]
+    told = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+    )
+    _require_understood(told)
+    libraries = {Path(path) for path in re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", told.stdout, re.MULTILINE)}
     beside_libc = [path.parent for path in libraries if path.name == "libc.so.6"]
     later = (directory / name for directory in beside_libc for name in _OPENED_LATER)
     libraries.update(path for path in later if path.exists())
     return {str(path).lstrip("/"): path for path in sorted(libraries)}
+
+
+def _require_understood(told: subprocess.CompletedProcess[str]) -> None:
+    """Programs without shared libraries are fine, although ldd calls them a failure; what else it says is one."""
+    complaints = [line for line in told.stderr.splitlines() if line.strip() not in _WITHOUT_LIBRARIES]
+    if told.returncode and (complaints or not told.stderr):
+        raise RuntimeError(f"ldd ended with {told.returncode}: {'; '.join(complaints) or 'it says nothing'}")
 
 
 def _certificates() -> dict[str, Path | bytes]:
@@ -194,6 +207,8 @@ def _add(tar: tarfile.TarFile, name: str, file: Path | bytes) -> None:
 
 def main() -> None:
     """Give the engine a base image, named as the command line says."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m scripts.runner_image NAME")
     name = sys.argv[1]
     command = [
         "docker",

@@ -62,13 +62,13 @@ def parse_task(
     document: bytes,
     *,
     new_id: Callable[[], str],
-    containers: ContainerSettings = _NOTHING_ALLOWED,
+    containers: ContainerSettings | None = _NOTHING_ALLOWED,
     fill_in: Callable[[Task], Task] = lambda task: task,
 ) -> LoadedTask:
     """Read a TES task document; `new_id` names a task that has no id.
 
-    `containers` says which backend parameters the operator allows, and how far. `fill_in` replaces placeholders,
-    before the rules look at what comes out.
+    `containers` says which backend parameters the operator allows, and how far; None leaves them as they are, for
+    who makes no containers. `fill_in` replaces placeholders, before the rules look at what comes out.
 
     Raises InvalidTaskError with every mistake, in the document's order, and what `fill_in` raises.
     """
@@ -80,7 +80,7 @@ def parse_task(
         raise InvalidTaskError([Mistake(reader.spell(f.at), f.text) for f in _in_order(findings, reader)])
     if not task.id:
         task = task.model_copy(update={"id": new_id()})
-    task, unsupported = _without_unsupported(task, containers)
+    task, unsupported = (task, ()) if containers is None else _without_unsupported(task, containers)
     return LoadedTask(task, tuple(reader.unknown_fields), unsupported)
 
 

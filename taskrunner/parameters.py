@@ -7,8 +7,9 @@ only be lowered. Mounts and credentials are never a task's to ask for.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from taskrunner.quantities import count, duration_seconds, size_bytes, ulimit, user
 from taskrunner.settings import ContainerSettings, Network, Settings
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from taskrunner.task import Resources, Task
+
+_Amount = TypeVar("_Amount", int, float)
 
 
 def heeded(resources: Resources, containers: ContainerSettings) -> Mapping[str, str]:
@@ -63,32 +66,46 @@ def _user(containers: ContainerSettings, text: str) -> ContainerSettings:
 
 
 def _shm_size(containers: ContainerSettings, text: str) -> ContainerSettings:
-    return replace(containers, shm_bytes=size_bytes(text))
+    return replace(containers, shm_bytes=_lowered(size_bytes(text), containers.shm_bytes, " bytes"))
 
 
 def _ulimits(containers: ContainerSettings, text: str) -> ContainerSettings:
     """Those of other names stay the operator's: of one name the last counts."""
-    return replace(containers, ulimits=(*containers.ulimits, *map(ulimit, text.split(","))))
+    asked = tuple(map(ulimit, text.split(",")))
+    operators = {one.name: one for one in containers.ulimits}
+    for one in asked:
+        limit = operators.get(one.name, one)
+        if _unlimited(one.soft) > _unlimited(limit.soft) or _unlimited(one.hard) > _unlimited(limit.hard):
+            most = f"{limit.name}={limit.soft}:{limit.hard}"
+            raise ValueError(f"expected at most {most}, the operator's own limit")
+    return replace(containers, ulimits=(*containers.ulimits, *asked))
 
 
 def _pids_limit(containers: ContainerSettings, text: str) -> ContainerSettings:
-    asked = count(text)
-    if containers.pids_limit is not None and asked > containers.pids_limit:
-        raise ValueError(f"expected at most {containers.pids_limit}, the operator's own limit")
-    return replace(containers, pids_limit=asked)
+    return replace(containers, pids_limit=_lowered(count(text), containers.pids_limit))
 
 
 def _executor_timeout(containers: ContainerSettings, text: str) -> ContainerSettings:
     asked = duration_seconds(text, positive=True)
-    if containers.timeout_seconds is not None and asked > containers.timeout_seconds:
-        raise ValueError(f"expected at most {containers.timeout_seconds:g} s, the operator's own limit")
-    return replace(containers, timeout_seconds=asked)
+    return replace(containers, timeout_seconds=_lowered(asked, containers.timeout_seconds, " s"))
 
 
 def _init(containers: ContainerSettings, text: str) -> ContainerSettings:
     if (word := text.strip().lower()) not in ("true", "false"):
         raise ValueError("expected true or false")
     return replace(containers, init=word == "true")
+
+
+def _lowered(asked: _Amount, operators: _Amount | None, unit: str = "") -> _Amount:
+    """What is asked, where that is no more than the operator's own limit. Raises ValueError."""
+    if operators is not None and asked > operators:
+        raise ValueError(f"expected at most {operators:.15g}{unit}, the operator's own limit")
+    return asked
+
+
+def _unlimited(amount: int) -> float:
+    """A ulimit as a number to compare by."""
+    return math.inf if amount == -1 else amount
 
 
 _SETTERS: Mapping[str, Callable[[ContainerSettings, str], ContainerSettings]] = {

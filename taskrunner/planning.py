@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner.errors import AccessDeniedError, one_line
+from taskrunner.dialects import shown
+from taskrunner.errors import AccessDeniedError, InvalidTaskError, Mistake, one_line
 from taskrunner.mounts import (
     Mount,
     directories,
     is_pattern,
+    output_mount,
     place,
     placeholders,
     plan_mounts,
@@ -29,18 +31,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from taskrunner.document import LoadedTask
-    from taskrunner.settings import Settings
+    from taskrunner.settings import ExtraMount, Settings
     from taskrunner.task import Executor, Task
 
 
 def make_plan(loaded: LoadedTask, settings: Settings, *, root: Path | None = None) -> Plan:
     """Everything a run of the task will do.
 
-    `root` is the task's directory on our side, `<work_dir>/<taskID>` unless told. Raises AccessDeniedError,
-    naming all of them, where local URLs lie outside the directories that the operator allows.
+    `root` is the task's directory on our side, `<work_dir>/<taskID>` unless told.
+
+    Raises, naming all of them:
+        AccessDeniedError: local URLs lie outside the directories that the operator allows.
+        InvalidTaskError: paths of the task are where the operator mounts something of the host's.
     """
     task = loaded.task
     _require_allowed(task, settings.work.allowed_dirs)
+    _require_free(task, settings.containers.extra_mounts)
     root = _absolute(root or settings.work.work_dir / task.id)
     mounts = plan_mounts(task, root, settings.work.host_paths)
     return Plan(
@@ -75,6 +81,31 @@ def _require_allowed(task: Task, allowed_dirs: tuple[Path, ...]) -> None:
                 ]
             )
         )
+
+
+def _require_free(task: Task, extra_mounts: tuple[ExtraMount, ...]) -> None:
+    taken = {mount.container: mount.host for mount in extra_mounts}
+    mistakes = [
+        Mistake(
+            place_in_task,
+            f"expected a path where the operator mounts nothing, got {shown(path)}, "
+            f"which has {shown(taken[path])} of the Docker host (--mount)",
+        )
+        for place_in_task, path in _mounted_paths(task)
+        if path in taken
+    ]
+    if mistakes:
+        raise InvalidTaskError(mistakes)
+
+
+def _mounted_paths(task: Task) -> Iterator[tuple[str, str]]:
+    """Every container path that is to be the task's own, with its place."""
+    for index, item in enumerate(task.inputs):
+        yield f"inputs[{index}].path", normalise(item.path)
+    for index, output in enumerate(task.outputs):
+        yield f"outputs[{index}].path", output_mount(output)
+    for index, volume in enumerate(task.volumes):
+        yield f"volumes[{index}]", normalise(volume)
 
 
 def _urls(task: Task) -> Iterator[tuple[str, str]]:

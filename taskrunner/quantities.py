@@ -21,7 +21,7 @@ _MOST_SECONDS = 10 * 365 * 86400
 _UNIT_BYTES = {"": 1, "b": 1}
 _UNIT_BYTES |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
 _UNIT_BYTES |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([kmgt]i?b|b|)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([kmgt]i?b|b|)", re.IGNORECASE | re.ASCII)
 _MOST_BYTES = 2**63
 
 _ULIMIT = re.compile(r"([a-z]+)=(-1|[0-9]{1,18})(?::(-1|[0-9]{1,18}))?")
@@ -35,7 +35,8 @@ _ONE_USER = r"(?:[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31})"
 _USER = re.compile(rf"{_ONE_USER}(?::{_ONE_USER})?")
 _MOST_ID = 2**31 - 1  # the engine's
 
-_MOST_COUNT = 2**31 - 1
+_MOST_COUNT = 4 * 2**20
+"""The most processes that Linux can have (PID_MAX_LIMIT), and so the highest pids.max that it takes."""
 
 
 def duration_seconds(text: str, *, positive: bool = False) -> float:
@@ -90,7 +91,7 @@ def user(text: str) -> str:
 
 
 def count(text: str) -> int:
-    """A whole number of something, at least 1."""
+    """A whole number of processes, at least 1."""
     text = text.strip()
     number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else 0
     if not 1 <= number <= _MOST_COUNT:

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from scripts.busybox_image import BUSYBOX, ENVIRONMENT, add_program, packed
 REPOSITORY = "taskrunner-test/busybox"
 BARE_REPOSITORY = "taskrunner-test/bare"
 RUNNER_REPOSITORY = "taskrunner-test/runner"
+_SPARED_SECONDS = 3600  # somebody may be looking at one by hand
 
 USER, PASSWORD = "porter", "open sesame"
 # bcrypt of PASSWORD, the one kind of hash docker-registry takes.
@@ -108,14 +109,22 @@ def bare_image(docker_engine: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def runner_image(docker_engine: None) -> str:
-    """An image of this checkout's runner, its entry point `taskrunner`, on this machine's own Python."""
+def runner_image(docker_engine: None) -> Iterator[str]:
+    """An image of this checkout's runner, its entry point `taskrunner`, on this machine's own Python.
+
+    Those of earlier code, which nobody wants any more, are removed.
+    """
     _require_busybox()
-    base = images.base()
+    base, packages, runner = images.base(), images.packages(), images.runner()
     bare = _named(RUNNER_REPOSITORY, base.digest().encode(), *images.BASE_CHANGES)
-    _import_once(bare, lambda: images.packed_base(base), *images.BASE_CHANGES)
-    below = _built(RUNNER_REPOSITORY, images.packages(), bare)
-    return _built(RUNNER_REPOSITORY, images.runner(), below, *images.RUNNER_CHANGES)
+    below = _named(RUNNER_REPOSITORY, packages.digest().encode(), bare)
+    image = _named(RUNNER_REPOSITORY, runner.digest().encode(), below, *images.RUNNER_CHANGES)
+    with _wanted(bare), _wanted(below), _wanted(image):
+        _import_once(bare, lambda: images.packed_base(base), *images.BASE_CHANGES)
+        _build_once(below, packages, bare)
+        _build_once(image, runner, below, *images.RUNNER_CHANGES)
+        _remove_unwanted(RUNNER_REPOSITORY)
+        yield image
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +234,9 @@ def _import_once(image: str, archive: Callable[[], bytes], *changes: str) -> Non
     _make_once(image, f"/images/create?{urllib.parse.urlencode(query)}", archive)
 
 
-def _built(repository: str, layer: images.Layer, below: str, *changes: str) -> str:
-    """The image of a layer on top of another image, named after its content."""
-    image = _named(repository, layer.digest().encode(), below, *changes)
+def _build_once(image: str, layer: images.Layer, below: str, *changes: str) -> None:
+    """The image of a layer on top of another image."""
     _make_once(image, f"/build?t={image}", lambda: images.build_context(layer, below, changes))
-    return image
 
 
 def _named(repository: str, content: bytes, *further: str) -> str:
@@ -238,10 +245,34 @@ def _named(repository: str, content: bytes, *further: str) -> str:
 
 def _make_once(image: str, request: str, archive: Callable[[], bytes]) -> None:
     """Make an image once per machine, however many test processes want it."""
-    with (Path(tempfile.gettempdir()) / "taskrunner-test-images.lock").open("w") as lock:
+    with _lock("images").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status, _ = ask("GET", f"/images/{image}/json")
         if status == 404:
             status, body = ask("POST", request, archive(), {"Content-Type": "application/x-tar"})
             assert status == 200, body
             assert b'"error"' not in body, body
+
+
+@contextmanager
+def _wanted(image: str) -> Iterator[None]:
+    """Until the end of this test process nobody removes an image."""
+    with _lock(image).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def _remove_unwanted(repository: str) -> None:
+    """Remove a repository's older images that no test process wants; one that a container uses stays (409)."""
+    filters = urllib.parse.quote(json.dumps({"reference": [repository]}))
+    _, body = ask("GET", f"/images/json?filters={filters}")
+    old = [one for one in json.loads(body) if one["Created"] < time.time() - _SPARED_SECONDS]
+    for image in (tag for one in old for tag in one["RepoTags"] or ()):
+        with _lock(image).open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status, body = ask("DELETE", f"/images/{image}")
+            assert status in (200, 404, 409), body
+
+
+def _lock(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"taskrunner-test-{name.rpartition(':')[2]}.lock"

@@ -229,5 +229,25 @@ def test_the_jobs_own_limits_bound_its_executors(
     assert {name: given[name] for name in limits} == limits
 
 
+_THREE_MB = "x=$(head -c 3000000 /dev/zero | tr '\\0' x); sleep 300"
+_MANY = """
+for i in $(seq 80); do (sh -c "$0"; echo $? >> /tmp/ended) & done
+until [ -s /tmp/ended ]; do sleep 0.2; done
+exit $(head -n 1 /tmp/ended)
+"""
+
+
+def test_an_executor_of_many_small_processes_goes_before_the_runner_when_the_jobs_memory_is_full(
+    tmp_path: Path, runner_image: str, busybox_image: str
+) -> None:
+    task = {"executors": [{"image": busybox_image, "command": ["sh", "-c", _MANY, _THREE_MB]}]}
+    memory = {"Memory": 160 * 2**20, "MemorySwap": 160 * 2**20}
+    result = ("--result", "/scratch/result.json")
+    ended = run_job(runner_image, task, tmp_path, *ALLOW_SCRATCH, *result, host_config=memory)
+
+    assert (ended.exit_code, ended.states[-1]) == (137, "EXECUTOR_ERROR")
+    assert json.loads((tmp_path / "host" / "result.json").read_text())["state"] == "EXECUTOR_ERROR"
+
+
 def sleeping(image: str) -> dict[str, Any]:
     return {"image": image, "command": ["sleep", "300"]}

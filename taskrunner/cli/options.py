@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 
 from taskrunner.parameters import KNOWN_PARAMETERS
-from taskrunner.paths import normalise
+from taskrunner.paths import is_within, normalise
 from taskrunner.quantities import count, duration_seconds, size_bytes, ulimit, user
 from taskrunner.settings import (
     ExtraMount,
@@ -88,6 +88,10 @@ def settings_from(options: Iterable[click.Parameter], values: Mapping[str, Any])
             settings = _replaced(settings, option.field, values[option.name])
     if settings.s3.kms_key_id and settings.s3.server_side_encryption is not ServerSideEncryption.KMS:
         raise click.UsageError("--s3-kms-key-id needs --s3-sse aws:kms")
+    mounted = [mount.container for mount in settings.containers.extra_mounts]
+    for path in mounted:
+        if mounted.count(path) > 1:
+            raise click.UsageError(f"--mount: expected each path in the container once, got {path} again")
     return settings
 
 
@@ -104,7 +108,8 @@ class _DirectoryType(click.Path):
     """A directory's path, made absolute; its links are left alone."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(os.path.abspath(os.fsdecode(super().convert(value, param, ctx))))  # noqa: PTH100  # links stay
+        path = os.path.abspath(os.fsdecode(super().convert(value, param, ctx)))  # noqa: PTH100  # links stay
+        return Path(normalise(path))
 
 
 class _HostPathType(click.ParamType[HostPath]):
@@ -117,7 +122,7 @@ class _HostPathType(click.ParamType[HostPath]):
         runner, _, host = str(value).partition("=")
         if not (runner.startswith("/") and host.startswith("/")):
             self.fail(f"expected two absolute paths as RUNNER=HOST, got {value!r}", param, ctx)
-        return HostPath(Path(os.path.normpath(runner)), Path(os.path.normpath(host)))
+        return HostPath(Path(normalise(runner)), Path(normalise(host)))
 
 
 _T = TypeVar("_T")
@@ -149,12 +154,19 @@ _SIZE = _WordsType("SIZE", size_bytes)
 _BANDWIDTH = _WordsType("SIZE", partial(size_bytes, per_second=True))
 
 
+_HAVE_THEIR_OWN = ("/sys", "/dev", "/tmp")  # noqa: S108  # the container's
+
+
 def _extra_mount(text: str) -> ExtraMount:
     """`HOST:CONTAINER[:ro|rw]`, both absolute, as of `docker run -v`."""
     match = re.fullmatch(r"(/[^:]*):(/[^:]*?)(?::(ro|rw))?", text)
     container = normalise(match[2]) if match else "/"
     if match is None or container == "/":
         raise ValueError("expected two absolute paths as HOST:CONTAINER[:ro|rw], the second below /")
+    if container in _HAVE_THEIR_OWN or is_within(container, "/proc"):
+        raise ValueError(
+            "expected a path in the container that has no mount of its own, as /proc, /sys, /dev, /tmp"
+        )
     return ExtraMount(normalise(match[1]), container, read_only=match[3] != "rw")
 
 
@@ -273,6 +285,11 @@ CONTAINERS = (
         "containers.timeout_seconds",
         "How long each executor may take; then it is stopped and the task ends with 124.",
         type=_TIME_LIMIT,
+    ),
+    SettingOption(
+        "engine-log",
+        "containers.engine_log",
+        "Let the engine keep the last of executors' output, to go on with after a broken connection.",
     ),
     SettingOption(
         "allow-parameter",

@@ -1,11 +1,13 @@
 """The most of memory, CPUs and processes that the job around us has, as ECS, the engine and the kernel tell it.
 
-Each may know a limit that the others do not: ECS the whole task's, the engine our container's, our cgroup that
-of a parent which neither of them made. The least of each counts. Pure, but for reading the cgroup's own files.
+Each may know a limit that the others do not: ECS the whole task's, the engine our container's, our cgroup what
+neither of them set, and with version 1 the memory limits of the cgroups around it. The least of each counts. Pure,
+but for reading the cgroup's own files.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 _NO_LIMIT = 1 << 60
 """From here on the kernel means "no limit": cgroup v1 says it as the largest multiple of a page in 63 bits."""
-_V1 = ("memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "pids/pids.max")
+_V1 = ("memory/memory.stat", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "pids/pids.max")
 _V2 = ("memory.max", "cpu.max", "pids.max")
 
 _Number = TypeVar("_Number", int, float)
@@ -48,9 +50,12 @@ def cgroup_bounds(texts: Mapping[str, str]) -> Bounds:
 
     https://docs.kernel.org/admin-guide/cgroup-v1/memory.html and .../cgroup-v2.html
     """
+    within = re.search(
+        r"^hierarchical_memory_limit (\d+)$", texts.get("memory/memory.stat", ""), re.MULTILINE
+    )
     quota, _, period = texts.get("cpu.max", "").partition(" ")
     return Bounds(
-        memory_bytes=_limit(texts.get("memory.max") or texts.get("memory/memory.limit_in_bytes")),
+        memory_bytes=_limit(texts.get("memory.max") or (within and within[1])),
         cpus=_share(quota or texts.get("cpu/cpu.cfs_quota_us"), period or texts.get("cpu/cpu.cfs_period_us")),
         pids=_limit(texts.get("pids.max") or texts.get("pids/pids.max")),
     )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from taskrunner.settings import ContainerSettings, ExtraMount
 
 _GPUS_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
+_NO_GPUS = "void"
+
+_FIRST_TO_GO = 1000
+"""The oom_score_adj (proc(5)) of what the kernel kills before anything else that shares a memory limit with it."""
 
 LONGEST_ARGUMENT_BYTES = 32 * 4096 - 1
 """Linux's limit for one argument or environment string, its final NUL aside (execve(2), MAX_ARG_STRLEN)."""
@@ -60,8 +64,9 @@ def container_config(
         "StdinOnce": has_stdin,
         "HostConfig": {
             "ReadonlyRootfs": settings.read_only_root,
+            "OomScoreAdj": _FIRST_TO_GO,
             "Mounts": [*map(bind_mount, step.mounts), *map(bind_mount, settings.extra_mounts)],
-            "LogConfig": _LOG_CONFIG,
+            "LogConfig": _LOG_CONFIG if settings.engine_log else {"Type": "none"},
             **_told({**_identity(settings), **_resources(limits, surroundings)}),
         },
         **_told({"WorkingDir": step.workdir, "User": settings.user}),
@@ -73,6 +78,8 @@ def _environment(step: Step, surroundings: Surroundings) -> dict[str, str]:
     variables = {**dict(surroundings.environment), **dict(step.env)}
     if surroundings.gpus:
         variables.pop(_GPUS_VARIABLE, None)  # the engine sets it from the device request
+    elif surroundings.gpus_withheld:
+        variables[_GPUS_VARIABLE] = _NO_GPUS  # else an image's own `all` would count
     return variables
 
 

@@ -7,7 +7,7 @@ that and is told so, one that asks for nothing gets what the job has. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from taskrunner.containers.bounds import Bounds, least
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from taskrunner.task import Resources
 
 _GIB = 2**30
-_LEAST_MEMORY_BYTES = 6 * 2**20
-"""The engine refuses to give a container less."""
+_LEAST_MEMORY_BYTES, _LEAST_CPUS = 6 * 2**20, 0.01
+"""The engine can't give a container less."""
 _MOST_BYTES = 2**63 - 1
 
 
@@ -68,7 +68,7 @@ def limits_for(
         pids=containers.pids_limit,
     )
     given = least((asked, bounds))
-    given = least((given, Bounds(cpus=given.cpus and host_cpus)))
+    given = _at_least_the_least(least((given, Bounds(cpus=given.cpus and host_cpus))))
     own_memory = asked.memory_bytes is not None and asked.memory_bytes == given.memory_bytes
     return Limits(
         memory_bytes=given.memory_bytes,
@@ -83,6 +83,14 @@ def _memory_bytes(ram_gb: float) -> int | None:
     if ram_gb <= 0:
         return None
     return max(int(min(ram_gb * _GIB, _MOST_BYTES)), _LEAST_MEMORY_BYTES)
+
+
+def _at_least_the_least(given: Bounds) -> Bounds:
+    return replace(
+        given,
+        memory_bytes=given.memory_bytes and max(given.memory_bytes, _LEAST_MEMORY_BYTES),
+        cpus=given.cpus and max(given.cpus, _LEAST_CPUS),
+    )
 
 
 def _shortages(asked: Bounds, given: Bounds) -> Iterator[Shortage]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from taskrunner.containers.own import find_own_container
 from taskrunner.containers.reaper import runner_id
 from taskrunner.events import HostPathFound
 from taskrunner.mounts import host_path
+from taskrunner.shielded import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from taskrunner.settings import ContainerSettings, HostPath, Settings
 
 
-_NO_GPUS = (("",), ("none",), ("void",))
+_NO_GPUS = frozenset({"", "none", "void"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Surroundings:
     """The cgroup that executors are to be in, so that the job's own limits hold for them; None: the engine's."""
     gpus: tuple[str, ...] = ()
     """Ids of the GPUs that are the job's."""
+    gpus_withheld: bool = False
+    """Whether executors get no GPUs, whatever task and image say: in a job that has none."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that every executor gets, unless the task sets them."""
 
@@ -57,7 +59,7 @@ async def survey(
         EngineUnavailableError: the Docker host does not have the work directory, or its engine does not answer.
     """
     work_dir = plan.root.parent
-    here = await asyncio.to_thread(_Here.read, work_dir)
+    here = await in_daemon_thread(lambda: _Here.read(work_dir), name="surroundings")
     own = await find_own_container(engine, ecs.docker_id, here.mountinfo)
     own_id = None if own is None else own.container_id
     paths = settings.work.host_paths
@@ -66,13 +68,15 @@ async def survey(
     on_host = host_path(plan.root, paths)
     if own is not None or on_host != str(plan.root):
         reporter.report(HostPathFound(path=str(plan.root), host_path=on_host))
+    ids = gpus(job.visible_gpus)
     return Surroundings(
         labels=_labels(job, runner_id(own_id)),
         own_container=own_id,
         host_paths=paths,
         bounds=_bounds(ecs, own, here.cgroup),
         cgroup_parent=await _cgroup_parent(engine, own, here.cgroups),
-        gpus=gpus(job.visible_gpus),
+        gpus=ids,
+        gpus_withheld=not ids and (job.job_id or job.metadata_uri) is not None,
         environment=_environment(job, settings.containers),
     )
 
@@ -90,7 +94,7 @@ class _Here:
 
     @classmethod
     def read(cls, work_dir: Path) -> _Here:
-        """Read it. Blocks for a moment."""
+        """Read it. Blocks for a moment, or for ever where the work directory is on a file system that hangs."""
         proc = Path("/proc/self")
         cgroups = (proc / "cgroup").read_text()
         return cls(
@@ -102,12 +106,12 @@ class _Here:
 
 
 def gpus(visible: str | None) -> tuple[str, ...]:
-    """The ids in NVIDIA_VISIBLE_DEVICES, or `all`; none for the words that stand for none.
+    """The ids in NVIDIA_VISIBLE_DEVICES, or `all`; words that stand for none are no ids.
 
     https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html
     """
-    ids = tuple(one.strip() for one in (visible or "").split(","))
-    return () if ids in _NO_GPUS else ids
+    ids = (one.strip() for one in (visible or "").split(","))
+    return tuple(one for one in ids if one not in _NO_GPUS)
 
 
 def _labels(job: Job, runner: str) -> dict[str, str]:

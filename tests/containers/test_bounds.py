@@ -18,7 +18,7 @@ V1_UNLIMITED = "9223372036854771712"
     [
         pytest.param(
             {
-                "memory/memory.limit_in_bytes": "67108864",
+                "memory/memory.stat": "cache 9\nhierarchical_memory_limit 67108864\ntotal_cache 9",
                 "cpu/cpu.cfs_quota_us": "150000",
                 "cpu/cpu.cfs_period_us": "100000",
                 "pids/pids.max": "77",
@@ -28,7 +28,7 @@ V1_UNLIMITED = "9223372036854771712"
         ),
         pytest.param(
             {
-                "memory/memory.limit_in_bytes": V1_UNLIMITED,
+                "memory/memory.stat": f"hierarchical_memory_limit {V1_UNLIMITED}\n",
                 "cpu/cpu.cfs_quota_us": "-1",
                 "cpu/cpu.cfs_period_us": "100000",
                 "pids/pids.max": "max",
@@ -67,7 +67,7 @@ def make(root: Path, files: Mapping[str, str]) -> None:
 
 
 def test_a_containers_own_cgroup_is_the_top_of_what_it_sees(tmp_path: Path) -> None:
-    make(tmp_path, {"memory/memory.limit_in_bytes": "5\n", "pids/pids.max": "7\n"})
+    make(tmp_path, {"memory/memory.stat": "hierarchical_memory_limit 5\n", "pids/pids.max": "7\n"})
     shown = f"4:memory:/docker/{OURS}\n0::/docker/{OURS}\n"
     assert cgroup_bounds(read_cgroup(shown, tmp_path)) == Bounds(5, None, 7)
 

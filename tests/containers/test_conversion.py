@@ -110,6 +110,14 @@ def test_a_task_cannot_choose_gpus_that_are_not_the_jobs() -> None:
     assert config_of(step, surroundings=Surroundings(gpus=("GPU-1",)))["Env"] == ["A=1"]
 
 
+def test_where_gpus_are_withheld_neither_task_nor_image_chooses_any() -> None:
+    step = dataclasses.replace(PLAIN, env=(("NVIDIA_VISIBLE_DEVICES", "all"), ("A", "1")))
+    withheld = config_of(step, surroundings=Surroundings(gpus_withheld=True))
+    assert withheld["Env"] == ["NVIDIA_VISIBLE_DEVICES=void", "A=1"]
+    assert config_of(surroundings=Surroundings(gpus_withheld=True))["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
+    assert config_of(step)["Env"] == ["NVIDIA_VISIBLE_DEVICES=all", "A=1"]
+
+
 def test_a_variable_of_the_jobs_yields_to_the_tasks_own() -> None:
     surroundings = Surroundings(environment=(("A", "job"), ("C", "job")))
     assert config_of(FULL, surroundings=surroundings)["Env"] == ["A=", "C=job", "B=2=2"]

@@ -14,6 +14,7 @@ import pytest
 from taskrunner.containers.bounds import Bounds
 from taskrunner.containers.surroundings import Surroundings
 from taskrunner.errors import EngineUnavailableError, ExitCode
+from taskrunner.quantities import count
 from taskrunner.settings import ExtraMount, Network, Ulimit
 from taskrunner.task import Resources
 from tests.containers.conftest import Task
@@ -77,6 +78,12 @@ async def test_the_engine_takes_the_least_and_the_most_memory_that_can_be_asked_
     for ram_gb in (1e-9, 1e300):
         task.resources = Resources(ram_gb=ram_gb)
         assert await out(task, "echo", "well") == "well\n"
+
+
+async def test_the_engine_takes_the_least_that_a_job_can_have_and_the_most_processes(task: Task) -> None:
+    task.surroundings = Surroundings(bounds=Bounds(memory_bytes=4 * MIB, cpus=0.002))
+    wants(task, pids_limit=count("4194304"))
+    assert await out(task, "echo", "well") == "well\n"
 
 
 async def test_an_executor_can_start_no_more_processes_than_it_may_have(task: Task) -> None:
@@ -149,10 +156,13 @@ async def test_a_mount_of_the_operators_is_read_only_unless_told(task: Task, tmp
 
 async def test_a_mount_of_the_operators_that_is_not_there_is_named(task: Task) -> None:
     wants(task, extra_mounts=(ExtraMount("/no/such/place", "/reference"),))
-    result = await task.run(task.step("true"))
+    with pytest.raises(EngineUnavailableError) as caught:
+        await task.run(task.step("true"))
 
-    assert result.exit_code == 125
-    assert "/no/such/place" in (result.error or "")
+    assert str(caught.value) == (
+        "the Docker host has no /no/such/place, which is to be mounted: give --mount only what is there"
+    )
+    assert task.containers == []
 
 
 async def test_an_executor_has_no_credentials_by_default(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

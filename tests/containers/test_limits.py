@@ -71,6 +71,16 @@ def test_memory_is_never_less_than_the_engine_gives_nor_more_than_it_can_count()
     assert limits(math.inf).memory_bytes == 2**63 - 1
 
 
+def test_a_job_that_has_less_than_the_engine_can_give_gives_the_least() -> None:
+    tiny = Bounds(memory_bytes=4 * 2**20, cpus=0.002, pids=1)
+
+    assert amounts(limits(bounds=tiny)) == (6 * 2**20, 0.01, 1)
+    assert limits(1, 1, tiny).shortages == (
+        Shortage("memory_bytes", GIB, 6 * 2**20),
+        Shortage("cpus", 1, 0.01),
+    )
+
+
 def test_whose_the_memory_limit_is_can_be_told() -> None:
     assert limits(1, bounds=JOB).memory_from == "the task's resources.ram_gb"
     assert limits(16, bounds=JOB).memory_from == limits(bounds=JOB).memory_from == "what the job itself has"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from pathlib import Path
 from uuid import uuid4
 
@@ -64,6 +66,28 @@ async def test_outside_a_container_the_operators_word_is_told(engine: Engine, tm
     assert reporter.last(HostPathFound) == {"path": f"{tmp_path}/task-1", "host_path": "/on/host/task-1"}
 
 
+async def test_a_work_directory_that_hangs_does_not_keep_the_process(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def hang(_: str) -> dict[str, str]:
+        begun.set()
+        over.wait()
+        return {}
+
+    monkeypatch.setattr("taskrunner.containers.surroundings.read_cgroup", hang)
+    looking = asyncio.create_task(look(engine, tmp_path))
+    try:
+        await asyncio.to_thread(begun.wait)
+        assert [one.daemon for one in threading.enumerate() if one.name == "surroundings"] == [True]
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+    finally:
+        over.set()
+
+
 async def test_what_ecs_tells_bounds_the_executors(engine: Engine, tmp_path: Path) -> None:
     ecs = EcsMetadata(memory_bytes=2**30, cpus=2.0, task_memory_bytes=2**31, task_cpus=1.0)
     found, _ = await look(engine, tmp_path, ecs=ecs)
@@ -101,10 +125,27 @@ async def test_executors_get_the_jobs_credentials_only_where_the_operator_wants_
         ("all", ("all",)),
         ("GPU-1", ("GPU-1",)),
         ("GPU-1, GPU-2", ("GPU-1", "GPU-2")),
+        ("GPU-1,", ("GPU-1",)),
+        (",", ()),
+        ("none,void", ()),
     ],
 )
 def test_exactly_the_gpus_that_batch_gave(visible: str | None, ids: tuple[str, ...]) -> None:
     assert gpus(visible) == ids
+
+
+async def test_a_job_without_gpus_has_none_for_its_executors(engine: Engine, tmp_path: Path) -> None:
+    withheld = [
+        (await look(engine, tmp_path, job))[0].gpus_withheld
+        for job in (
+            Job(job_id="0b4c"),
+            Job(metadata_uri="http://127.0.0.1/v4"),
+            Job(job_id="0b4c", visible_gpus="void"),
+            Job(job_id="0b4c", visible_gpus="GPU-1"),
+            OUTSIDE,
+        )
+    ]
+    assert withheld == [True, True, True, False, False]
 
 
 async def test_ecs_metadata_leads_to_our_containers_mounts(

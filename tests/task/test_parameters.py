@@ -92,6 +92,30 @@ def test_limits_of_the_operators_can_only_be_lowered() -> None:
     ]
 
 
+def test_shared_memory_and_ulimits_of_the_operators_can_only_be_lowered() -> None:
+    operators = ContainerSettings(
+        allowed_parameters=KNOWN_PARAMETERS,
+        shm_bytes=2**20,
+        ulimits=(Ulimit("nofile", 1, 2), Ulimit("nofile", 1024, 4096), Ulimit("memlock", -1, -1)),
+    )
+
+    lowered = containers_for(
+        {"shm_size": "1MiB", "ulimits": "nofile=1000:4096,memlock=-1,core=-1"}, operators
+    )
+    assert lowered.shm_bytes == 2**20
+    assert lowered.ulimits[3:] == (
+        Ulimit("nofile", 1000, 4096),
+        Ulimit("memlock", -1, -1),
+        Ulimit("core", -1, -1),
+    )
+    assert mistakes(operators, resources={"backend_parameters": {"shm_size": "2MiB"}}) == [
+        'resources.backend_parameters.shm_size: expected at most 1048576 bytes, the operator\'s own limit, got "2MiB"'
+    ]
+    for asked in ("nofile=1025:4096", "nofile=1024:4097", "nofile=1024:-1", "core=0,nofile=-1"):
+        (told,) = mistakes(operators, resources={"backend_parameters": {"ulimits": asked}})
+        assert "expected at most nofile=1024:4096, the operator's own limit, got " in told
+
+
 def test_a_parameter_can_be_given_once_whatever_its_capitals() -> None:
     assert mistakes(ALL, resources={"backend_parameters": {"user": "1", "USER": "2"}}) == [
         'resources.backend_parameters.USER: expected each parameter once (capitals don\'t count), got "2"'
