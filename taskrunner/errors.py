@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     INPUT_MISSING = 66
     """An input or the task document does not exist."""
     ENGINE_UNAVAILABLE = 69
-    """The Docker engine does not answer, or an image is not to be had."""
+    """The Docker engine does not answer, or an image or something else that executors need is not on its host."""
     BUG = 70
     """A mistake in taskrunner itself; please report it with the log."""
     OUTPUT_FAILED = 73

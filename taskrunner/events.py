@@ -470,7 +470,7 @@ class JobMetadataFailed(SystemLog):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceLimited(SystemLog):
-    """The task asks for more of a resource than the job has; its executors get what the job has."""
+    """More of a resource is asked for than the job has; executors get what the job has."""
 
     msg = "resource limited"
     level = "warning"
@@ -481,7 +481,7 @@ class ResourceLimited(SystemLog):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogFailed(SystemLog):
-    """Nothing watches over this runner: were it killed, its containers would stay until another one's start."""
+    """A watchdog over this runner could not be started, or ended: a killed runner's containers may stay a while."""
 
     msg = "watchdog failed"
     level = "warning"

@@ -46,15 +46,17 @@ from taskrunner.settings import OnExecutorError, Settings
 from taskrunner.shielded import to_the_end
 from taskrunner.staging.stage_in import stage_in
 from taskrunner.staging.stage_out import stage_out, take_back_uploads
-from taskrunner.staging.sweeping import sweep_work_dir
+from taskrunner.staging.sweeping import sweeping_work_dir
 from taskrunner.stopping import Stop, StopKind, Stops
 from taskrunner.storage.opening import check_store
 from taskrunner.task import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from taskrunner.batch.job import Job
+    from taskrunner.containers.guard import Guard
     from taskrunner.storage.opening import Stores
     from taskrunner.workdir import WorkDir
 
@@ -82,21 +84,22 @@ async def run_task(
     says CANCELED, PREEMPTED or, after a time limit, SYSTEM_ERROR.
     """
     run = _Run(plan, workdir, stores, settings, reporter, job, stops)
-    error: BaseException | None = None
-    try:
-        async with run.watching():
-            await run.carry_out()
-    except BaseExceptionGroup as group:
-        error = the_error_in(group)
-    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # told as the verdict
-        error = raised
-    stop = _stop_behind(error, stops)
-    if stop is not None:
-        await run.save_what_is_there()
-    verdict = conclude(error, failed_step(plan.steps, run.steps), stop)
+    async with run.watching():
+        verdict = await run.to_verdict()
     if verdict.exit_code != ExitCode.RETRY:
         await run.take_back_uploads()
     return run.tell(verdict)
+
+
+async def _trouble(work: Awaitable[None]) -> BaseException | None:
+    """What goes wrong with `work`, as a value; cancelling it, too."""
+    try:
+        await work
+    except BaseExceptionGroup as group:
+        return the_error_in(group)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # told as the verdict
+        return error
+    return None
 
 
 def _stop_behind(error: BaseException | None, stops: Stops) -> Stop | None:
@@ -105,7 +108,7 @@ def _stop_behind(error: BaseException | None, stops: Stops) -> Stop | None:
     cancelled = task is not None and task.cancelling() > 0
     while task is not None and task.cancelling():
         task.uncancel()
-    if error is not None and (cancelled or isinstance(error, asyncio.CancelledError | TimeoutError)):
+    if error is not None and (cancelled or isinstance(error, asyncio.CancelledError)):
         return stops.first
     return None
 
@@ -125,7 +128,47 @@ class _Run:
     metadata: Mapping[str, str] = field(default_factory=lambda: {"hostname": socket.gethostname()})
     steps: list[StepResult] = field(default_factory=list)
     outputs: list[OutputLog] = field(default_factory=list)
-    _saving: bool = False
+
+    async def to_verdict(self) -> Verdict:
+        """Run the task, save what it has made, and judge it."""
+        error = await _trouble(self._carry_out())
+        stop = _stop_behind(error, self.stops)
+        failed = failed_step(self.plan.steps, self.steps)
+        if stop is not None and self._executors_ended(failed):
+            error, stop = None, None  # it broke off nothing but tidying up
+        if error is None:
+            error, stop = await self._save_all(failed)
+        elif stop is not None and self.steps:
+            await self._save_some()
+        return conclude(error, failed, stop)
+
+    async def _save_all(self, failed: StepResult | None) -> tuple[BaseException | None, Stop | None]:
+        """Upload the outputs of executors that have ended; what is wrong with a success then.
+
+        That a stop left too little time is nothing new where an executor has `failed`, nor is other trouble.
+        """
+        if failed is not None:
+            await self._save_some()
+            return None, None
+        trouble = await _trouble(self._save(succeeded=True))
+        if isinstance(trouble, TimeoutError) and self.stops.first is not None:
+            self.reporter.report(events.OutputsNotSaved(error=str(trouble)))
+            return None, self.stops.first
+        return trouble, None
+
+    async def _save_some(self) -> None:
+        """Upload what there is of the outputs of a task that has failed or was stopped."""
+        if self.settings.on_executor_error is OnExecutorError.SKIP:
+            return
+        trouble = await _trouble(self._save(succeeded=False))
+        if trouble is not None:
+            self.reporter.report(events.OutputsNotSaved(error=str(trouble)))
+
+    def _executors_ended(self, failed: StepResult | None) -> bool:
+        """Whether no executor was, or would have been, cut short by a stop."""
+        if failed is not None:
+            return failed.ended
+        return len(self.steps) == len(self.plan.steps) and all(step.ended for step in self.steps)
 
     def _tell_beginning(self) -> None:
         self.reporter.report(events.Version(version=__version__))
@@ -144,7 +187,7 @@ class _Run:
             yield
         finally:
             watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await asyncio.wait([watch])
             if timer is not None:
                 timer.cancel()
 
@@ -160,15 +203,21 @@ class _Run:
         endpoint = self.job.instance_metadata
         if endpoint is None:
             return
-        notice = await reclaim_notice(
-            endpoint, lambda error: self.reporter.report(events.ReclaimWatchFailed(error=str(error)))
-        )
+
+        def tell(error: Exception) -> None:
+            self.reporter.report(events.ReclaimWatchFailed(error=str(error)))
+
+        try:
+            notice = await reclaim_notice(endpoint, tell)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the task itself can go on
+            tell(error)
+            return
         self.reporter.report(events.InstanceReclaimed(action=notice.action, time=notice.time))
         reason = f"a Spot reclaim of the instance ({notice.action} at {notice.time})"
         self.stops.stop(Stop(StopKind.RECLAIM, reason), notice.seconds_left(time.time()))
 
-    async def carry_out(self) -> None:
-        """Everything from the first event to the last output; what goes wrong is raised."""
+    async def _carry_out(self) -> None:
+        """Everything from the first event to the last executor; what goes wrong is raised."""
         self._tell_beginning()
         ecs = await self._look_around()
         await self._check_stores()
@@ -179,10 +228,7 @@ class _Run:
             self.plan = on_host(self.plan, surroundings.host_paths)
             async with guarded(engine, surroundings, self.plan, self.settings, self.reporter) as guard:
                 try:
-                    async with self._pulling(engine) as images:
-                        await sweep_work_dir(
-                            self.settings.work, self.stores, self.settings.transfer, self.reporter
-                        )
+                    async with self._pulling(engine) as images, self._sweeping(guard):
                         await stage_in(
                             self.plan, self.workdir, self.stores, self.settings.transfer, self.reporter
                         )
@@ -191,7 +237,6 @@ class _Run:
                         await self._execute(engine, images, surroundings)
                 finally:
                     await self._give_back(engine, surroundings)
-        await self._save(succeeded=failed_step(self.plan.steps, self.steps) is None)
 
     async def _look_around(self) -> EcsMetadata:
         """What ECS tells about the job; the task goes on without, where it does not answer."""
@@ -201,6 +246,8 @@ class _Run:
                 ecs = await read_metadata(self.job.metadata_uri)
             except TaskrunnerError as error:
                 self.reporter.report(events.JobMetadataFailed(error=str(error)))
+        if ecs.failure is not None:
+            self.reporter.report(events.JobMetadataFailed(error=ecs.failure))
         self.metadata = {**self.metadata, **self.job.metadata(), **ecs.described}
         self.reporter.report(events.TaskMetadata(metadata=self.metadata))
         for path in self.plan.unknown_fields:
@@ -247,6 +294,11 @@ class _Run:
             yield pulls
             for unneeded in pulls.values():
                 unneeded.cancel()
+
+    def _sweeping(self, guard: Guard) -> AbstractAsyncContextManager[None]:
+        return sweeping_work_dir(
+            self.settings.work, self.stores, self.settings.transfer, self.reporter, after=guard.ready
+        )
 
     async def _execute(
         self, engine: Engine, images: Mapping[str, asyncio.Task[None]], surroundings: Surroundings
@@ -298,20 +350,8 @@ class _Run:
         )
         await to_the_end(giving_back, name="give back", limit_seconds=_GIVE_BACK_SECONDS)
 
-    async def save_what_is_there(self) -> None:
-        """Upload what the executors of a stopped task have made so far, while there is time."""
-        if self._saving or not self.steps:
-            return
-        try:
-            await self._save(succeeded=False)
-        except (TaskrunnerError, TimeoutError) as error:
-            self.reporter.report(events.OutputsNotSaved(error=str(error)))
-
     async def _save(self, *, succeeded: bool) -> None:
-        """Upload the outputs; a stop does not break that off while there is time."""
-        self._saving = True
-        if not succeeded and self.settings.on_executor_error is OnExecutorError.SKIP:
-            return
+        """Upload the outputs; a stop does not break that off while there is time (TimeoutError)."""
         work = self._stage_out(succeeded=succeeded)
         await self.stops.in_time(work, least_seconds=0, reserve_seconds=_RESERVE_SECONDS)
 

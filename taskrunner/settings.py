@@ -154,6 +154,8 @@ class ContainerSettings:
     """Hand the job role's credentials endpoint (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI) to executors."""
     allowed_parameters: tuple[str, ...] = ()
     """Names of the backend parameters that a task may set for its own containers; in lower case."""
+    engine_log: bool = True
+    """Let the engine keep the last of executors' output, to go on with after a broken connection."""
     watchdog: bool = True
     """Watch over this runner from outside, so that no container outlives it even when it is killed."""
 

@@ -46,7 +46,11 @@ class Stop:
 
 
 def hold_signals() -> None:
-    """Let signals wait until somebody listens: the first process of a container must not miss one by starting."""
+    """Let signals wait until somebody listens.
+
+    The first process of a container misses every signal that it has no handler for; from here on none is lost.
+    What comes in the tenths of a second before, while Python itself starts, only an init could hand on.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 

@@ -88,7 +88,7 @@ _LOOKS: dict[type[Event], tuple[str, str, Callable[[Any], str]]] = {
     events.ResourceLimited: (
         "!",
         "yellow",
-        lambda e: f"the task asks for {e.resource} {e.asked:g}, the job has {e.given:g}",
+        lambda e: f"{e.resource} {e.asked:g} is asked for, the job has {e.given:g}",
     ),
     events.WatchdogFailed: ("!", "yellow", lambda e: f"there is no watchdog: {e.error}"),
     events.TaskStopping: (

@@ -77,7 +77,22 @@ def test_a_size_is_bytes_or_has_units_by_thousands_or_by_1024(text: str, size: i
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "0.1", "1g", "1 G", "10MB/s", "MB", "1e9", "9" * 19, "9000000TiB"]
+    "text",
+    [
+        "",
+        "0",
+        "-1",
+        "0.1",
+        "1g",
+        "1 G",
+        "10MB/s",
+        "MB",
+        "1e9",
+        "1M\u0130b",
+        "1M\u0131b",
+        "9" * 19,
+        "9000000TiB",
+    ],
 )
 def test_what_is_no_size_is_told_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of bytes, as 500MB"):
@@ -128,7 +143,7 @@ def test_what_can_be_no_user_is_told(text: str) -> None:
 
 
 def test_a_count_is_a_whole_number_above_0() -> None:
-    assert [count(text) for text in ("1", " 100 ")] == [1, 100]
-    for text in ("0", "-1", "1.5", "x", "²", "9999999999", ""):
+    assert [count(text) for text in ("1", " 100 ", "4194304")] == [1, 100, 4_194_304]
+    for text in ("0", "4194305", "-1", "1.5", "x", "²", "9999999999", ""):
         with pytest.raises(ValueError, match="expected a whole number from 1"):
             count(text)

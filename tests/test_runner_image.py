@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from scripts.busybox_image import BUSYBOX
+from scripts.runner_image import main, shared_libraries
 from taskrunner import __version__
 
 _LIBRARIES = """\
@@ -33,3 +38,21 @@ def test_it_has_a_shell_and_its_tools(runner_image: str) -> None:
     assert (
         docker_run(*entry, "-c", "echo one | md5sum; test -w /tmp") == "5bbf5a52328e7439ae6e719dfe712200  -\n"
     )
+
+
+def test_a_program_without_shared_libraries_is_none_that_failed() -> None:
+    assert (
+        shared_libraries([BUSYBOX, Path(sys.executable)]).keys()
+        >= shared_libraries([Path(sys.executable)]).keys()
+    )
+
+
+def test_libraries_that_can_not_be_told_are_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"ldd ended with 1: .*No such file"):
+        shared_libraries([BUSYBOX, tmp_path / "missing"])
+
+
+def test_who_names_no_image_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["runner_image"])
+    with pytest.raises(SystemExit, match="NAME"):
+        main()

@@ -1,15 +1,15 @@
 """A signal ends the task, never what follows its verdict, and everything in time."""
 
 import asyncio
+import math
 import os
 import signal
 
 import pytest
 
-from taskrunner import stopping
 from taskrunner.errors import TransientError
 from taskrunner.shielded import to_the_end
-from taskrunner.stopping import Stops, until_stopped
+from taskrunner.stopping import Stop, StopKind, Stops, until_stopped
 
 
 async def heard_by(stops: Stops) -> str:
@@ -58,12 +58,8 @@ async def test_what_follows_the_verdict_is_finished_although_a_signal_comes() ->
     assert finished.is_set()
 
 
-async def test_what_follows_the_verdict_is_given_up_when_the_time_is_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stopping, "_STOP_SECONDS", 0.05)
-    monkeypatch.setattr(stopping, "_LEAST_SECONDS", 0.05)
-    stops = Stops()
+async def test_what_follows_the_verdict_is_given_up_when_the_time_is_over() -> None:
+    stops = Stops(stop_seconds=0.05)
 
     async def endless() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -72,7 +68,50 @@ async def test_what_follows_the_verdict_is_given_up_when_the_time_is_over(
     with stops.listening():
         async with asyncio.timeout(30):
             with pytest.raises(TimeoutError, match="no time left"):
-                await stops.in_time(endless())
+                await stops.in_time(endless(), least_seconds=0.05)
+
+
+async def test_a_second_signal_leaves_hardly_any_time() -> None:
+    stops = Stops(stop_seconds=3600)
+
+    async def endless() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    with stops.listening():
+        async with asyncio.timeout(30):
+            with pytest.raises(TimeoutError, match="no time left"):
+                await stops.in_time(endless(), least_seconds=0.05)
+    assert stops.hurry.is_set()
+
+
+async def test_what_saves_leaves_time_for_what_comes_after_it() -> None:
+    stops = Stops(stop_seconds=3600)
+    with stops.listening():
+        async with asyncio.timeout(30):
+            with pytest.raises(TimeoutError, match="no time left"):
+                await stops.in_time(stopped_by_a_limit(stops), least_seconds=0, reserve_seconds=7200)
+    assert stops.seconds_left() > 3000
+
+
+async def stopped_by_a_limit(stops: Stops) -> None:
+    stops.stop(Stop(StopKind.TIME_LIMIT, "its time limit"), 3600)
+    await asyncio.Event().wait()
+
+
+async def test_the_first_stop_is_the_reason_and_a_later_one_brings_the_end_nearer() -> None:
+    stops = Stops()
+    told: list[tuple[str, float]] = []
+    stops.on_stop = lambda stop, seconds: told.append((stop.reason, round(seconds)))
+    reclaim, signalled = Stop(StopKind.RECLAIM, "a reclaim"), Stop(StopKind.SIGNAL, "SIGTERM")
+    assert stops.seconds_left() == math.inf
+    stops.stop(reclaim, 110)
+    stops.stop(signalled, 25)
+    stops.stop(signalled, 300)
+    assert stops.first is reclaim
+    assert told == [("a reclaim", 110), ("SIGTERM", 25), ("SIGTERM", 25)]
 
 
 async def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:

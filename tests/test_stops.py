@@ -5,10 +5,12 @@ import subprocess
 from pathlib import Path
 from signal import Signals
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.engine import containers_of
+from tests.job import started
 from tests.program import command, environment, run
 from tests.servers import S3Server, slow_proxy
 
@@ -59,6 +61,7 @@ def test_an_upload_that_has_no_time_left_leaves_no_upload_open(
         env = {"AWS_ENDPOINT_URL": url, "TASKRUNNER_STOP_TIMEOUT": "8"}
         ended = run(task, tmp_path, env=env, stop_after="upload started", stop_signal=Signals[signal_name])
     assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
+    assert ended.fields("outputs not saved", "error") == ["there was no time left"]
     assert signal_name in ended.fields("System error", "error")[0]
     assert moto.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
     assert moto.client().list_objects_v2(Bucket=bucket)["KeyCount"] == 0
@@ -155,6 +158,35 @@ def test_a_finished_task_that_is_stopped_while_uploading_goes_on_and_is_complete
     assert s3.client().head_object(Bucket=bucket, Key="big")["ContentLength"] == 8 << 20
 
 
+def test_a_stop_after_the_last_executors_end_breaks_nothing_off(
+    tmp_path: Path, s3: S3Server, busybox_image: str
+) -> None:
+    bucket = s3.make_bucket()
+    task = {
+        "executors": [shell(busybox_image, "echo whole > /out/whole")],
+        "outputs": [{"url": f"s3://{bucket}/whole", "path": "/out/whole"}],
+    }
+    ended = run(task, tmp_path, stop_after="EXECUTOR_EXIT_CODE")
+    assert (ended.exit_code, ended.states[-1]) == (0, "COMPLETE")
+    assert s3.client().get_object(Bucket=bucket, Key="whole")["Body"].read() == b"whole\n"
+
+
+def test_a_stop_after_an_executor_failed_does_not_hide_that(
+    tmp_path: Path, s3: S3Server, busybox_image: str
+) -> None:
+    bucket = s3.make_bucket()
+    with slow_proxy(s3.url, bytes_per_second=2_000_000) as url:
+        task = {
+            "executors": [shell(busybox_image, "dd if=/dev/zero of=/out/big bs=1M count=40 2>&1; exit 4")],
+            "outputs": [{"url": f"s3://{bucket}/big", "path": "/out/big"}],
+        }
+        env = {"AWS_ENDPOINT_URL": url, "TASKRUNNER_STOP_TIMEOUT": "8"}
+        ended = run(task, tmp_path, env=env, stop_after="upload started")
+    assert (ended.exit_code, ended.states[-1]) == (4, "EXECUTOR_ERROR")
+    assert ended.fields("outputs not saved", "error") == ["there was no time left"]
+    assert s3.client().list_objects_v2(Bucket=bucket).get("Contents", []) == []
+
+
 def test_a_task_that_takes_too_long_is_stopped_and_what_it_made_is_saved(
     tmp_path: Path, busybox_image: str
 ) -> None:
@@ -166,13 +198,13 @@ def test_a_task_that_takes_too_long_is_stopped_and_what_it_made_is_saved(
         "--allow-dir",
         tmp_path,
         "--timeout",
-        "2s",
+        "6s",
         "--result",
         tmp_path / "result.json",
     ]
     ended = run(task, tmp_path, *options)
     assert (ended.exit_code, ended.states[-1]) == (124, "SYSTEM_ERROR")
-    assert "--timeout, 2 s" in ended.fields("System error", "error")[0]
+    assert "--timeout, 6 s" in ended.fields("System error", "error")[0]
     assert (tmp_path / "half").read_text() == "half\n"
     assert result_of(tmp_path)["logs"][0]["logs"][0]["stdout"] == "begun\nstopping\n"
     assert (left(tmp_path), containers_of(ended.task_id)) == ([], [])
@@ -227,3 +259,54 @@ def test_under_init_a_shell_hears_the_stop_signal(tmp_path: Path, busybox_image:
     task = {"executors": [shell(busybox_image, "echo begun; sleep 600; true")]}
     ended = run(task, tmp_path, "--init", "--stop-grace-seconds", "1h", stop_after="EXECUTOR_STDOUT")
     assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
+
+
+def test_a_stopped_job_container_saves_what_its_executors_made_so_far(
+    tmp_path: Path, runner_image: str, busybox_image: str
+) -> None:
+    task = {
+        "executors": [shell(busybox_image, ENDLESS)],
+        "outputs": [{"url": "/scratch/saved/half", "path": "/out/half"}],
+    }
+    options = ("--allow-dir", "/scratch", "--result", "/scratch/result.json")
+    with started(runner_image, task, tmp_path, *options) as job:
+        job.until("EXECUTOR_STDOUT", "begun")
+        job.stop()
+        ended = job.ended()
+        assert job.children() == []
+    assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
+    assert (tmp_path / "host/saved/half").read_text() == "half\n"
+    assert json.loads((tmp_path / "host/result.json").read_text())["state"] == "CANCELED"
+
+
+def test_a_second_signal_waits_for_no_grace(tmp_path: Path, runner_image: str, busybox_image: str) -> None:
+    task = {"executors": [shell(busybox_image, "echo begun; sleep 3600; true")]}
+    with started(runner_image, task, tmp_path, "--stop-grace-seconds", "1h", "--stop-timeout", "2h") as job:
+        job.until("EXECUTOR_STDOUT", "begun")
+        job.kill("SIGTERM")
+        job.until("Stopping container")
+        job.kill("SIGTERM")
+        ended = job.ended()
+    assert (ended.exit_code, ended.states[-1]) == (75, "CANCELED")
+    assert ended.fields("task stopping", "reason") == ["SIGTERM", "SIGTERM"]
+
+
+def test_two_live_runners_of_one_task_both_finish(tmp_path: Path, busybox_image: str) -> None:
+    """Each waits, in a directory that both see, until the other's executor runs as well."""
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    wait = 'touch "/meeting/$HOSTNAME"; while [ "$(ls /meeting | wc -l)" -lt 2 ]; do usleep 50000; done'
+    document = tmp_path / "task.json"
+    task_id = f"test-{uuid4().hex[:12]}"
+    document.write_text(json.dumps({"id": task_id, "executors": [shell(busybox_image, wait)]}))
+    options: list[str | Path] = ["--work-dir", tmp_path / "work", "--mount", f"{meeting}:/meeting:rw"]
+    runners = [
+        subprocess.Popen(
+            command("run", document, *options), env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    told = [runner.communicate(timeout=120)[1] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], told
+    assert len(list(meeting.iterdir())) == 2
+    assert (left(tmp_path), containers_of(task_id)) == ([], [])

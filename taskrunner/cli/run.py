@@ -110,7 +110,7 @@ class _Frame:
 
     async def run(self) -> int:
         from taskrunner.planning import make_plan  # noqa: PLC0415  # as above: pydantic comes with the model
-        from taskrunner.workdir import leased  # noqa: PLC0415
+        from taskrunner.workdir import held, leased  # noqa: PLC0415
 
         logs = self.settings.logs
         for option, destination in (("--result", logs.result), ("--events", logs.events)):
@@ -119,7 +119,7 @@ class _Frame:
         loaded = await read_task(self.values, self.settings, self.stores, self.job)
         self.settings = settings_for(loaded.task, self.settings)
         plan = make_plan(loaded, self.settings)
-        with leased(plan.root) as lease:
+        async with held(leased(plan.root)) as lease:
             lease.stays = self.settings.work.leave_work_dir
             if lease.workdir.root != plan.root:
                 plan = make_plan(loaded, self.settings, root=lease.workdir.root)
@@ -144,7 +144,8 @@ class _Frame:
             report = await run_task(
                 plan, workdir, self.stores, self.settings, told.reporter, job=self.job, stops=self.stops
             )
-            failures = await self._in_time(self._conclude(plan, workdir, report, told))
+            failures = await self._in_time(self._deliver_result(plan, report, told))
+            await self._clean_up(workdir, told)
         if copy is not None:
             failures += await self._in_time(self._deliver_events(copy, told))
         for failure in failures:
@@ -157,21 +158,27 @@ class _Frame:
         try:
             return await self.stops.in_time(work)
         except TimeoutError as error:
-            return [TransientError(f"stopped before result, events and clean-up were done: {error}")]
+            return [TransientError(f"stopped before result and events were written: {error}")]
 
-    async def _conclude(
-        self, plan: Plan, workdir: WorkDir, report: Report, told: Telling
-    ) -> list[TaskrunnerError]:
-        """The result document and the clean-up."""
+    async def _deliver_result(self, plan: Plan, report: Report, told: Telling) -> list[TaskrunnerError]:
         from taskrunner.report import result_document  # noqa: PLC0415  # as above
 
-        failures: list[TaskrunnerError] = []
-        if self.settings.logs.result is not None:
-            document = result_document(plan.task, report, told.log.system_logs)
-            failures = await self._failures_of(self.settings.logs.result, _as_bytes(document))
-        if not self.settings.work.leave_work_dir:
-            await remove_told(workdir.root, told.reporter)
-        return failures
+        destination = self.settings.logs.result
+        if destination is None:
+            return []
+        document = result_document(plan.task, report, told.log.system_logs)
+        return await self._failures_of(destination, _as_bytes(document))
+
+    async def _clean_up(self, workdir: WorkDir, told: Telling) -> None:
+        """Remove the task's files. What there is no time for, a later run's sweep does: it changes no verdict."""
+        from taskrunner.events import WorkDirNotRemoved  # noqa: PLC0415  # as above
+
+        if self.settings.work.leave_work_dir:
+            return
+        try:
+            await self.stops.in_time(remove_told(workdir.root, told.reporter))
+        except TimeoutError as error:
+            told.reporter.report(WorkDirNotRemoved(path=str(workdir.root), error=str(error)))
 
     def _events_path(self, workdir: WorkDir) -> Path | None:
         """Where the copy of the events is written: its destination, or a file on its way to one."""

@@ -85,7 +85,7 @@ async def look_at_memory(engine: Engine, container: str, exit_code: int, limit_f
             await asyncio.sleep(_LOOK_SECONDS)
             state = await look()
     except RefusedError:
-        return Memory()  # somebody has removed it
+        return Memory(error="somebody removed its container")
     limit = _limit_in_words(state.memory_bytes, limit_from)
     if state.oom_killed:
         short = "; its output may be short" if exit_code == 0 else ""

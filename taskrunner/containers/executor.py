@@ -73,6 +73,8 @@ class StepResult:
     """Whether it was stopped since it took longer than the operator allows."""
     error: str | None = None
     """Why there is no exit code, why the container could not be started, or that it ran out of memory or time."""
+    ended: bool = True
+    """Whether it came to an end that no stop brought about, and all of its output was taken."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class _Outcome:
     oom_killed: bool = False
     timed_out: bool = False
     error: str | None = None
+    ended: bool = False
 
 
 async def run_step(
@@ -125,7 +128,8 @@ async def run_step(
     try:
         await run.to_its_end(files, image_ready, outcome)
     except asyncio.CancelledError:
-        outcome.error = "stopped before its end"
+        if not outcome.ended:
+            outcome.error = "stopped before its end"
         raise
     except BaseException as error:
         outcome.error = str(error) or type(error).__name__
@@ -184,9 +188,14 @@ class _Run:
         except BaseException:
             # The first failure is the one to tell.
             with suppress(TaskrunnerError):
-                await closing(files.close())
+                await closing(self._finish(files, outcome))
             raise
-        await closing(files.close())
+        await closing(self._finish(files, outcome))
+
+    async def _finish(self, files: StepFiles, outcome: _Outcome) -> None:
+        """Write out what was captured. With that, an executor that had its end before has nothing left to lose."""
+        await files.close()
+        outcome.ended = outcome.exit_code is not None or outcome.timed_out
 
     async def _run(self, files: StepFiles, outcome: _Outcome) -> None:
         """The container's life, or why it has none."""
@@ -222,6 +231,7 @@ class _Run:
             oom_killed=outcome.oom_killed,
             timed_out=outcome.timed_out,
             error=outcome.error,
+            ended=outcome.ended,
         )
 
     # --- the container
@@ -238,14 +248,18 @@ class _Run:
             await self._stopped(container, following, running=started.is_set())
             raise
         if following.done():
-            outcome.exit_code = following.result()
-            memory = await look_at_memory(self.engine, container, outcome.exit_code, self.limits.memory_from)
-            outcome.oom_killed, outcome.error = memory.killed, memory.error
+            judging = self._judge(container, following.result(), outcome)
+            await to_the_end(judging, name="judge executor", limit_seconds=ENGINE_SECONDS)
             return
         await self._stopped(container, following, running=True)
         outcome.timed_out = True
         outcome.error = f"it did not end within {limit_seconds:g} s (--executor-timeout)"
         outcome.exit_code = None if following.cancelled() else following.result()
+
+    async def _judge(self, container: str, exit_code: int, outcome: _Outcome) -> None:
+        memory = await look_at_memory(self.engine, container, exit_code, self.limits.memory_from)
+        outcome.oom_killed, outcome.error = memory.killed, memory.error
+        outcome.exit_code = exit_code
 
     async def _stopped(self, container: str, following: asyncio.Task[int], *, running: bool) -> None:
         """Stop a container (removing it is still to come) and take its last output, in bounded time."""
@@ -271,6 +285,7 @@ class _Run:
             partial(self._take, files),
             self.reporter,
             has_stdin=files.stdin_fd is not None,
+            has_log=self.settings.containers.engine_log,
         )
         async with follower.attached():
             await start(self.engine, container, self.surroundings.gpus)

@@ -49,8 +49,12 @@ class Follower:
         reporter: Reporter,
         *,
         has_stdin: bool,
+        has_log: bool = True,
     ) -> None:
-        """`take` gets the bytes of each stream in order, each once; `name` is for people."""
+        """`take` gets the bytes of each stream in order, each once; `name` is for people.
+
+        Without a log, a break is the end.
+        """
         self._engine = engine
         self._container = container
         self._name = name
@@ -60,6 +64,7 @@ class Follower:
         self._output: AsyncIterator[tuple[StreamName, bytes]]
         self._line: asyncio.Task[None]
         self._has_stdin = has_stdin
+        self._has_log = has_log
         self._stdin: ContainerStdin | None = None
         self._stdin_sent = False
 
@@ -145,6 +150,10 @@ class Follower:
     async def _regain(self, lost: EngineUnavailableError) -> bool:
         """Wait for the engine to answer again; whether the container still runs."""
         self._reporter.report(EngineLost(container=self._name, error=str(lost)))
+        if not self._has_log:
+            raise self._given_up(
+                "the engine keeps no log of its output to go on with (--no-engine-log)"
+            ) from lost
         begun = asyncio.get_running_loop().time()
         await asyncio.sleep(_PAUSE_SECONDS)
         try:

@@ -1,16 +1,19 @@
 """The options on executors' containers: how they are read, from the command line and from variables."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 import pytest
 
-from taskrunner.cli.options import CONTAINERS, LIMITS, settings_from
-from taskrunner.settings import ContainerSettings, ExtraMount, Network, Settings, Ulimit
+from taskrunner.cli.options import CONTAINERS, LIMITS, PLANNING, settings_from
+from taskrunner.settings import ContainerSettings, ExtraMount, HostPath, Network, Settings, Ulimit
 from tests.program import typed
 
 
-def settings_of(*arguments: str) -> Settings:
-    """The settings that a command line with all of these options gives."""
-    parameters: list[click.Parameter] = [*CONTAINERS, *LIMITS]
+def settings_of(*arguments: str, options: Sequence[click.Parameter] = (*CONTAINERS, *LIMITS)) -> Settings:
+    """The settings that a command line with these options gives."""
+    parameters = list(options)
     found: list[Settings] = []
     command = click.Command(
         "x", params=parameters, callback=lambda **values: found.append(settings_from(parameters, values))
@@ -71,6 +74,10 @@ def test_lists_in_variables_are_separated_by_commas(monkeypatch: pytest.MonkeyPa
         ("--mount", "a:/b", "expected two absolute paths"),
         ("--mount", "/a:/b:rx", "expected two absolute paths"),
         ("--mount", "/a:/", "the second below /"),
+        ("--mount", "/a:/tmp/", "expected a path in the container that has no mount of its own"),
+        ("--mount", "/a:/proc/x", "no mount of its own"),
+        ("--mount", "/a:/sys", "no mount of its own"),
+        ("--mount", "/a:/x/../dev", "no mount of its own"),
         ("--executor-timeout", "0", "expected seconds (more than 0)"),
         ("--allow-parameter", "mount", "expected one of executor_timeout, init, network"),
     ],
@@ -82,6 +89,22 @@ def test_a_value_that_cannot_be_read_is_told_with_what_was_expected(
 
     assert (exit_code, option in stderr, repr(value) in stderr) == (64, True, True)
     assert expected in " ".join(stderr.split())
+
+
+def test_a_path_in_the_container_is_mounted_once() -> None:
+    exit_code, _, stderr = typed("run", "-", "--mount", "/a:/x", "--mount", "/b:/y", "--mount", "/c:/x/:rw")
+
+    assert (exit_code, "--mount: expected each path in the container once, got /x again" in stderr) == (
+        64,
+        True,
+    )
+
+
+def test_two_slashes_lead_to_where_one_does() -> None:
+    settings = settings_of("--host-path", "//a//b=//c", "--work-dir", "//a/work", options=PLANNING)
+
+    assert settings.work.host_paths == (HostPath(Path("/a/b"), Path("/c")),)
+    assert str(settings.work.work_dir) == "/a/work"
 
 
 def test_all_times_take_units() -> None:

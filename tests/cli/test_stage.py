@@ -135,6 +135,15 @@ def test_json_tells_the_files(scene: Scene) -> None:
     )
 
 
+def test_what_a_task_wants_of_its_containers_is_nobodys_business_here(scene: Scene) -> None:
+    parameters = {"shm_size": "much", "network": "lan", "pids_limit": "0", "of_ours": "x"}
+    scene.write(
+        id="T-1", resources={"backend_parameters": parameters, "backend_parameters_strict": True}, outputs=[]
+    )
+
+    assert (scene.stage_in()[0], scene.stage_out()[0]) == (0, 0)
+
+
 def test_a_task_without_an_id_gets_one_that_stage_out_asks_for(scene: Scene) -> None:
     scene.write()
     _, stdout, _ = scene.stage_in()

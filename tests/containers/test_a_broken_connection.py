@@ -6,6 +6,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,16 @@ async def test_a_container_that_somebody_removed_meanwhile_is_told(task: Task, p
 
     with pytest.raises(TransientError, match="No such container"):
         await running
+
+
+async def test_without_a_log_of_the_engines_a_break_is_worth_another_attempt(
+    task: Task, proxy: EngineProxy
+) -> None:
+    containers = replace(task.settings.containers, engine_log=False)
+    task.settings = replace(task.settings, containers=containers)
+    running = asyncio.create_task(task.run(task.step("sh", "-c", QUIET)))
+    await task.reporter.until(ExecutorStdout, "begun")
+    proxy.cut()
+    with pytest.raises(TransientError, match="no log"):
+        await running
+    assert task.containers == []

@@ -89,7 +89,7 @@ async def test_an_engine_that_learns_of_it_late_is_asked_again(
     assert "the limit of the Docker host's or the job's memory" in str(memory.error)
 
 
-async def test_a_container_that_is_gone_lacked_nothing(task: Task) -> None:
+async def test_a_container_that_somebody_removed_is_told_as_that(task: Task) -> None:
     memory = await look_at_memory(task.engine, f"{task.task_id}-gone", 137, "")
 
-    assert (memory.killed, memory.error) == (False, None)
+    assert (memory.killed, memory.error) == (False, "somebody removed its container")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskrunner.errors import AccessDeniedError, ExitCode
+from taskrunner.errors import AccessDeniedError, ExitCode, InvalidTaskError
 from taskrunner.plan import Plan, docker_run_command, plan_as_json
 from taskrunner.planning import make_plan
-from taskrunner.settings import Settings, WorkSettings
+from taskrunner.settings import ContainerSettings, ExtraMount, Settings, WorkSettings
 from tests.task.documents import EXECUTOR, load
 
 ROOT = Path("/work/made-up-id")
@@ -122,6 +122,25 @@ def test_local_urls_need_an_allowed_directory_and_all_are_told() -> None:
 def test_no_local_directory_is_allowed_unless_told() -> None:
     with pytest.raises(AccessDeniedError, match="allowed: none"):
         _plan(inputs=[{"path": "/a", "url": "/x"}])
+
+
+def test_a_path_that_the_operator_mounts_is_no_path_of_the_tasks() -> None:
+    task = load(
+        inputs=[{"path": "//ref", "content": "x"}, {"path": "/free/ref", "content": "x"}],
+        outputs=[{"path": "/cache/a", "url": "s3://b/a"}],
+        volumes=["/free/v", "/cache/"],
+    )
+    mounts = (ExtraMount("/host/ref", "/ref"), ExtraMount("/host/cache", "/cache", read_only=False))
+
+    with pytest.raises(InvalidTaskError) as caught:
+        make_plan(task, Settings(containers=ContainerSettings(extra_mounts=mounts)))
+
+    expected = "expected a path where the operator mounts nothing, got"
+    assert [str(mistake) for mistake in caught.value.mistakes] == [
+        f'inputs[0].path: {expected} "/ref", which has "/host/ref" of the Docker host (--mount)',
+        f'outputs[0].path: {expected} "/cache", which has "/host/cache" of the Docker host (--mount)',
+        f'volumes[1]: {expected} "/cache", which has "/host/cache" of the Docker host (--mount)',
+    ]
 
 
 def test_the_plan_as_json_keeps_secrets_and_contents_to_itself() -> None:
