@@ -481,7 +481,7 @@ class ResourceLimited(SystemLog):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogFailed(SystemLog):
-    """A watchdog over this runner could not be started, or ended: a killed runner's containers may stay a while."""
+    """A watchdog over this runner could not be started, or ended: if killed, its containers may stay a while."""
 
     msg = "watchdog failed"
     level = "warning"
