@@ -15,7 +15,7 @@ import asyncio
 import os
 import socket
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from taskrunner.workdir import WorkDir
 
 _PULLS_AT_ONCE = 4
-_TAKE_BACK_SECONDS = 10.0
 _RESERVE_SECONDS = 6.0
 """Of the time a stop leaves, what uploads leave to their own winding up, the result and the clean-up."""
 _GIVE_BACK_SECONDS = 5.0
@@ -132,6 +131,7 @@ class _Run:
     async def to_verdict(self) -> Verdict:
         """Run the task, save what it has made, and judge it."""
         error = await _trouble(self._carry_out())
+        self.stops.nothing_to_cancel()
         stop = _stop_behind(error, self.stops)
         failed = failed_step(self.plan.steps, self.steps)
         if stop is not None and self._executors_ended(failed):
@@ -186,10 +186,10 @@ class _Run:
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.wait([watch])
             if timer is not None:
                 timer.cancel()
+            watch.cancel()
+            await asyncio.wait([watch])
 
     def _tell_stop(self, stop: Stop, seconds_left: float) -> None:
         self.reporter.report(events.TaskStopping(reason=stop.reason, seconds_left=round(seconds_left, 1)))
@@ -374,11 +374,13 @@ class _Run:
     async def take_back_uploads(self) -> None:
         """No other attempt will go on with what a killed one has left open."""
         taking = take_back_uploads(self.workdir, self.stores, self.settings.transfer, self.reporter)
-        with suppress(asyncio.CancelledError):  # the verdict stands; what is left open keeps its journal
-            try:
-                await to_the_end(taking, name="take back uploads", limit_seconds=_TAKE_BACK_SECONDS)
-            except TaskrunnerError as error:
-                self.reporter.report(events.UploadFailed(url=str(self.workdir.staging), error=str(error)))
+        try:
+            await self.stops.in_time(taking, least_seconds=0, reserve_seconds=_RESERVE_SECONDS)
+        except (
+            TaskrunnerError,
+            TimeoutError,
+        ) as error:  # the verdict stands; what is left open keeps its journal
+            self.reporter.report(events.UploadFailed(url=str(self.workdir.staging), error=str(error)))
 
     def tell(self, verdict: Verdict) -> Report:
         end_time = rfc3339_nano(time.time_ns())

@@ -113,6 +113,10 @@ class Stops:
         elif is_first and self._running is not None:
             self._running.cancel(stop.reason)
 
+    def nothing_to_cancel(self) -> None:
+        """From here on stops cancel no task: what there was to cut short is over. They still limit the time."""
+        self._running = None
+
     def _signalled(self, name: str) -> None:
         self._signals += 1
         if self._signals == 1:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import InputMissingError, TransferIOError, TransientError
-from taskrunner.shielded import in_daemon_thread, settle, to_the_end
+from taskrunner.shielded import in_daemon_thread, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -198,8 +198,10 @@ async def held(holding: AbstractContextManager[Lease]) -> AsyncIterator[Lease]:
         yield lease
     finally:
         over.set()
-        ending = in_daemon_thread(ended.result, name="end of the lease")
-        await to_the_end(ending, name="end of the lease", limit_seconds=_END_SECONDS)
+        # What is not done by then, a later run's sweep does.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await in_daemon_thread(ended.result, name="end of the lease")
 
 
 @contextmanager
@@ -226,14 +228,18 @@ def _end(lease: Lease, lock: int, *, to_be_leased_again: bool) -> None:
     workdir = lease.workdir
     if not lease.keep_for_retry:
         shutil.rmtree(workdir.resumable_inputs, ignore_errors=True)
-    _sweep(workdir)
-    is_there = os.path.lexists(workdir.root)
-    if is_there and lease.stays:
-        os.ftruncate(lock, 0)
-    told_apart = is_there and (to_be_leased_again or not lease.stays)
-    if not (told_apart or _has_any(workdir.resumable_inputs) or _has_any(workdir.resumable_outputs)):
-        shutil.rmtree(workdir.staging, ignore_errors=True)
-    os.close(lock)
+    try:
+        _sweep(workdir)
+        is_there = os.path.lexists(workdir.root)
+        if is_there and lease.stays:
+            os.ftruncate(lock, 0)
+        told_apart = is_there and (to_be_leased_again or not lease.stays)
+        if not (told_apart or _has_any(workdir.resumable_inputs) or _has_any(workdir.resumable_outputs)):
+            shutil.rmtree(workdir.staging, ignore_errors=True)
+    except OSError:
+        pass  # the task's verdict stands; a later run's sweep will tell what is wrong here
+    finally:
+        os.close(lock)
 
 
 def _has_any(directory: Path) -> bool:
@@ -253,6 +259,8 @@ def _take(root: Path) -> tuple[WorkDir, int]:
     for attempt in range(1, 1000):
         suffix = f".{attempt}" if attempt > 1 else ""
         candidate = _work_dir(root.with_name(f"{root.name}{suffix}"))
+        if _is_left_on_purpose(candidate):
+            continue
         try:
             lease = _lease(candidate, empty=True)
         except _NotOursError:
@@ -260,6 +268,13 @@ def _take(root: Path) -> tuple[WorkDir, int]:
         make_directory(candidate.root)
         return candidate, lease
     raise OSError(errno.EEXIST, "everything of that name is somebody else's")
+
+
+def _is_left_on_purpose(candidate: WorkDir) -> bool:
+    try:
+        return (candidate.staging / _LEASE).lstat().st_size == 0 and os.path.lexists(candidate.root)
+    except OSError:
+        return False
 
 
 def _work_dir(root: Path) -> WorkDir:

@@ -151,3 +151,13 @@ async def test_a_second_signal_ends_what_is_shielded_from_the_first() -> None:
         with pytest.raises(TransientError, match="stopped by SIG"):
             await until_stopped(endless())
     assert winding_up.is_set()
+
+
+async def test_a_stop_after_the_verdict_cancels_nothing_but_still_limits_the_time() -> None:
+    stops = Stops(stop_seconds=3600)
+    with stops.listening():
+        stops.nothing_to_cancel()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+    assert stops.first == Stop(StopKind.SIGNAL, "SIGTERM")
+    assert 3000 < stops.seconds_left() < 3600

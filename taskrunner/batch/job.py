@@ -42,8 +42,6 @@ class Job:
     """ECS_CONTAINER_METADATA_URI_V4."""
     credentials_uri: str | None = None
     """AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: whoever asks for it gets the job role's keys."""
-    execution_environment: str | None = None
-    """AWS_EXECUTION_ENV; AWS_ECS_EC2 on EC2 instances."""
     visible_gpus: str | None = None
     """NVIDIA_VISIBLE_DEVICES: in Batch the ids of the GPUs that are the job's."""
     instance_metadata: str | None = None
@@ -66,7 +64,6 @@ class Job:
             main_node_address=variables.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS") or None,
             metadata_uri=variables.get("ECS_CONTAINER_METADATA_URI_V4") or None,
             credentials_uri=variables.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") or None,
-            execution_environment=variables.get("AWS_EXECUTION_ENV") or None,
             visible_gpus=variables.get("NVIDIA_VISIBLE_DEVICES") or None,
             instance_metadata=_instance_metadata(variables),
         )

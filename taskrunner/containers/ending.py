@@ -86,6 +86,8 @@ async def look_at_memory(engine: Engine, container: str, exit_code: int, limit_f
             state = await look()
     except RefusedError:
         return Memory(error="somebody removed its container")
+    except EngineUnavailableError as error:
+        return Memory(error=f"whether it lacked memory is not known: {error}")
     limit = _limit_in_words(state.memory_bytes, limit_from)
     if state.oom_killed:
         short = "; its output may be short" if exit_code == 0 else ""

@@ -23,7 +23,7 @@ from taskrunner.containers.engine import PATIENCE_SECONDS, persistently
 from taskrunner.containers.following import Follower
 from taskrunner.containers.lifetime import StartFailedError, created, start
 from taskrunner.containers.streams import OutputTeller
-from taskrunner.errors import EngineUnavailableError, TaskrunnerError, the_error_in
+from taskrunner.errors import EngineUnavailableError, TaskrunnerError, TransientError, the_error_in
 from taskrunner.events import (
     ContainerMetadata,
     ExecutorEndTime,
@@ -254,7 +254,8 @@ class _Run:
         await self._stopped(container, following, running=True)
         outcome.timed_out = True
         outcome.error = f"it did not end within {limit_seconds:g} s (--executor-timeout)"
-        outcome.exit_code = None if following.cancelled() else following.result()
+        with suppress(EngineUnavailableError, TransientError, asyncio.CancelledError):
+            outcome.exit_code = following.result()
 
     async def _judge(self, container: str, exit_code: int, outcome: _Outcome) -> None:
         memory = await look_at_memory(self.engine, container, exit_code, self.limits.memory_from)

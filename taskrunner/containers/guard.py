@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from taskrunner.containers.convert import owner_labels
 from taskrunner.containers.engine import RefusedError
-from taskrunner.containers.labels import RUNNER_ID_LABEL, WATCHDOG_LABEL, WORK_DIR_LABEL
+from taskrunner.containers.labels import RUN_LABEL, RUNNER_ID_LABEL, WATCHDOG_LABEL
 from taskrunner.containers.lifetime import StartFailedError, created, start
 from taskrunner.containers.reaper import every_runners, runner_id, sweep
 from taskrunner.errors import EngineUnavailableError, ImageUnavailableError
@@ -54,8 +54,8 @@ _SOCKET = "/taskrunner-engine.sock"
 """Where the watchdog's container has the engine's socket."""
 _WATCHDOG_MEMORY_BYTES = 64 * 1024 * 1024
 _WATCHDOG_PIDS = 16
-_WHOSE = (RUNNER_ID_LABEL, WORK_DIR_LABEL)
-"""What all containers of one runner, and no others, have in common; several may run in one container."""
+_WHOSE = (RUNNER_ID_LABEL, RUN_LABEL)
+"""What all containers of one run, and no others, have in common: in one container another may have followed it."""
 
 
 class Guard:

@@ -153,7 +153,8 @@ async def life_of(engine: Engine, runner: str) -> Life:
     Raises EngineUnavailableError where the engine does not answer.
     """
     if not _CONTAINER_ID.fullmatch(runner):
-        return _life_of_process(runner)
+        # Another host of the same name, on the same engine, could have had such a process.
+        return _life_of_process(runner) if engine.host.startswith("unix://") else Life.UNKNOWN
     try:
         return Life.GONE if (await engine.inspect(runner)).status in _ENDED else Life.ALIVE
     except RefusedError as error:

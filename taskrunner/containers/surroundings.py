@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.containers.bounds import Bounds, cgroup_bounds, least, own_cgroup, read_cgroup
 from taskrunner.containers.host_paths import host_paths
-from taskrunner.containers.labels import ATTEMPT_LABEL, JOB_ID_LABEL, RUNNER_ID_LABEL
+from taskrunner.containers.labels import ATTEMPT_LABEL, JOB_ID_LABEL, RUN_LABEL, RUNNER_ID_LABEL
 from taskrunner.containers.own import find_own_container
 from taskrunner.containers.reaper import runner_id
 from taskrunner.events import HostPathFound
@@ -115,7 +116,7 @@ def gpus(visible: str | None) -> tuple[str, ...]:
 
 
 def _labels(job: Job, runner: str) -> dict[str, str]:
-    labels = {RUNNER_ID_LABEL: runner}
+    labels = {RUNNER_ID_LABEL: runner, RUN_LABEL: secrets.token_hex(8)}
     if job.job_id is not None:
         labels[JOB_ID_LABEL] = job.job_id
     if job.attempt is not None:

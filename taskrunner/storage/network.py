@@ -107,6 +107,8 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     A slim image may have none at all; the AWS SDK brings its own list, which is then used, as the SDK does.
     """
     context = ssl.create_default_context(cafile=ca_bundle)
+    # Some builds of Python let a connection that was cut off pass for one that was ended.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if ca_bundle is not None or context.cert_store_stats()["x509_ca"] or _has_directory_of_cas():
         return context
     sdk = find_spec("botocore")
@@ -235,6 +237,13 @@ def has_no_address(error: OSError) -> bool:
     return isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
+def was_cut_off(error: Exception) -> bool:
+    """Whether a TLS connection ended without saying so; builds of Python have two errors for it."""
+    return isinstance(error, ssl.SSLEOFError) or (
+        isinstance(error, ssl.SSLError) and error.reason == "UNEXPECTED_EOF_WHILE_READING"
+    )
+
+
 def network_error(error: Exception, where: str) -> TaskrunnerError:
     """Our error for what socket, ssl and our reader of answers raise while talking to the host `where`."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -248,7 +257,7 @@ def network_error(error: Exception, where: str) -> TaskrunnerError:
         return ThrottledError(f"{where} stayed silent for too long")
     if isinstance(error, AnswerError):
         return TransientError(f"{where} {error}")
-    if isinstance(error, ssl.SSLEOFError):
+    if was_cut_off(error):
         return TransientError(f"{where} closed the connection without saying so")
     what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return TransientError(f"the connection to {where} failed: {what or type(error).__name__}")

@@ -32,6 +32,7 @@ from taskrunner.storage.network import (
     network_error,
     refuse_metadata_address,
     resolved,
+    was_cut_off,
 )
 from taskrunner.storage.pace import Meter
 from taskrunner.storage.slices import path_of, unreadable
@@ -112,12 +113,13 @@ class Connections:
         elif kept is not None:
             try:
                 return kept, kept.ask(request, source, self._buffer(), self._meter)
-            except (ConnectionError, NoAnswerError, ssl.SSLEOFError):
+            except (ConnectionError, NoAnswerError, ssl.SSLError) as error:
                 # The server closed it while it was idle; that is no failure, and is met once only. But it may
                 # as well have done what it was asked to, and not said so.
                 self._discard(kept)
                 self._raise_if_stopped()
-                if request.method not in _REPEATABLE:
+                over = was_cut_off(error) or not isinstance(error, ssl.SSLError)
+                if request.method not in _REPEATABLE or not over:
                     raise
             except BaseException:
                 self._discard(kept)

@@ -52,7 +52,9 @@ async def test_outside_a_container_paths_are_the_same_and_nothing_bounds(
     engine: Engine, tmp_path: Path
 ) -> None:
     found, reporter = await look(engine, tmp_path / "task-1")
-    assert found == Surroundings(labels={"taskrunner.runner-id": runner_id(None)})
+    assert found == Surroundings(labels=found.labels)
+    assert set(found.labels) == {"taskrunner.runner-id", "taskrunner.run"}
+    assert found.labels["taskrunner.runner-id"] == runner_id(None)
     assert f"/{os.getpid()}/" in found.labels["taskrunner.runner-id"]
     assert reporter.events == []
 
@@ -96,7 +98,7 @@ async def test_what_ecs_tells_bounds_the_executors(engine: Engine, tmp_path: Pat
 
 async def test_the_job_is_in_the_labels_as_batch_counts(engine: Engine, tmp_path: Path) -> None:
     found, _ = await look(engine, tmp_path, Job(job_id="0b4c:7", attempt=2))
-    assert found.labels == {
+    assert {name: found.labels[name] for name in set(found.labels) - {"taskrunner.run"}} == {
         "taskrunner.job-id": "0b4c:7",
         "taskrunner.attempt": "2",
         "taskrunner.runner-id": runner_id(None),
@@ -219,3 +221,11 @@ def make(name: str, image: str, host_config: object) -> str:
     )
     assert status == 201, answer
     return str(json.loads(answer)["Id"])
+
+
+async def test_runs_that_follow_each_other_in_one_place_are_told_apart(
+    engine: Engine, tmp_path: Path
+) -> None:
+    (one, _), (other, _) = await look(engine, tmp_path), await look(engine, tmp_path)
+    assert one.labels["taskrunner.runner-id"] == other.labels["taskrunner.runner-id"]
+    assert one.labels["taskrunner.run"] != other.labels["taskrunner.run"]

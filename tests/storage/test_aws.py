@@ -296,8 +296,14 @@ class Seen(Exception):  # noqa: N818  # no error
     """A request that the SDK was about to send."""
 
 
+NO_URL = ("", "", "")
+
+
 def sdk_answers(buckets: list[str]) -> list[tuple[str, str, str] | None]:
-    """URL, region and service that the SDK's own client has for questions about buckets; None for none."""
+    """URL, region and service that the SDK's own client has for questions about buckets; None for none.
+
+    NO_URL where the SDK would send to what this Python takes for no URL (`http://name.[::1]:9000`).
+    """
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
@@ -310,6 +316,8 @@ def sdk_answers(buckets: list[str]) -> list[tuple[str, str, str] | None]:
             client.head_bucket(Bucket=bucket)
         except BotoCoreError:
             return None
+        except ValueError:
+            return NO_URL
         except Seen as seen:
             (request,) = seen.args
         scope = request.headers["Authorization"].decode().partition("Credential=")[2].split("/")
@@ -334,7 +342,7 @@ def test_buckets_are_where_the_sdk_looks_for_them(
         if expected is None:
             with pytest.raises(UsageError):
                 aws.bucket_endpoint(bucket)
-        else:
+        elif expected != NO_URL:
             ours = aws.bucket_endpoint(bucket)
             assert (ours.url, ours.region, ours.service) == expected
 
