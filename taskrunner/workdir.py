@@ -259,8 +259,6 @@ def _take(root: Path) -> tuple[WorkDir, int]:
     for attempt in range(1, 1000):
         suffix = f".{attempt}" if attempt > 1 else ""
         candidate = _work_dir(root.with_name(f"{root.name}{suffix}"))
-        if _is_left_on_purpose(candidate):
-            continue
         try:
             lease = _lease(candidate, empty=True)
         except _NotOursError:
@@ -268,13 +266,6 @@ def _take(root: Path) -> tuple[WorkDir, int]:
         make_directory(candidate.root)
         return candidate, lease
     raise OSError(errno.EEXIST, "everything of that name is somebody else's")
-
-
-def _is_left_on_purpose(candidate: WorkDir) -> bool:
-    try:
-        return (candidate.staging / _LEASE).lstat().st_size == 0 and os.path.lexists(candidate.root)
-    except OSError:
-        return False
 
 
 def _work_dir(root: Path) -> WorkDir:

@@ -378,17 +378,3 @@ async def test_why_there_is_no_lease_is_told_by_the_thread_that_was_to_hold_it(t
     with pytest.raises(TransferIOError, match="--work-dir"):
         async with held(leased(tmp_path / "file/T")):
             pass
-
-
-def test_what_was_left_on_purpose_is_not_cleared_by_the_next_attempt_whatever_else_is_kept(
-    tmp_path: Path,
-) -> None:
-    with leased(tmp_path / "T") as lease:
-        (lease.workdir.root / "look-at-me").touch()
-        lease.workdir.resumable_inputs.mkdir()
-        (lease.workdir.resumable_inputs / "journal").touch()
-        lease.keep_for_retry = lease.stays = True
-    with leased(tmp_path / "T") as lease:
-        assert lease.workdir.root == tmp_path / "T.2"
-    assert (tmp_path / "T/look-at-me").exists()
-    assert (tmp_path / ".T/inputs/journal").exists()
